@@ -1,0 +1,77 @@
+# diffinv: no configure step. `make`, `make demo`, `make test`, `make bench`, `make install`.
+#   CC=clang|tcc   DOUBLE=1 (the arbiter, diffinv-double)   ISA=0 (one instruction set)
+#   OPENMP=0       PREFIX=/usr/local   DESTDIR=
+
+CC      = cc
+PREFIX  = /usr/local
+DESTDIR =
+CFLAGS  = -O3
+WARN    = -std=c99 -pedantic -Wall -Wextra -Wshadow -Wmissing-prototypes -Wstrict-prototypes
+AR      = ar
+
+# What the compiler can do, found by compiling; one report line below.
+try     = $(shell printf '$(2)\nint main(void){return 0;}\n' | $(CC) $(1) -x c - -o /dev/null >/dev/null 2>&1 && echo yes)
+EXACT  := $(if $(call try,-ffp-contract=off -fno-math-errno,),-ffp-contract=off -fno-math-errno)
+EXACT  += $(if $(findstring s390,$(shell $(CC) -dumpmachine 2>/dev/null)),-fexcess-precision=fast)
+ifneq ($(OPENMP),0)
+OMP    := $(if $(call try,-fopenmp,\43include <omp.h>),-fopenmp)
+endif
+ifneq ($(ISA),0)
+V3     := $(if $(call try,-march=x86-64-v3 -ffp-contract=off,typedef float v __attribute__((vector_size(32)));),yes)
+V4     := $(if $(call try,-march=x86-64-v4 -ffp-contract=off,typedef float v __attribute__((vector_size(64)));),yes)
+WIDE   := $(if $(V4),$(if $(call try,-march=x86-64-v4 -mprefer-vector-width=512,),-mprefer-vector-width=512))
+endif
+ifeq ($(shell $(CC) -v 2>&1 | grep -c '^tcc'),1)
+OMP    :=
+V3     :=
+V4     :=
+endif
+
+ifeq ($(DOUBLE),1)
+B       = build/double
+S       = -double
+DEFS    = -DDI_DOUBLE
+else
+B       = build/float
+S       =
+DEFS    =
+endif
+DEFS   += $(if $(V3),-DDI_HAVE_V3) $(if $(V4),-DDI_HAVE_V4)
+ALL     = $(WARN) $(CFLAGS) $(EXACT) $(OMP) $(DEFS) -I.
+
+LIB     = $(B)/ops.o $(B)/unet.o $(B)/diffinv.o $(B)/solvers.o \
+          $(if $(V3),$(B)/ops_v3.o) $(if $(V4),$(B)/ops_v4.o)
+TOOL    = $(patsubst tools/%.c,$(B)/tools_%.o,$(wildcard tools/*.c))
+TOOL_H  = $(wildcard tools/*.h)
+
+.PHONY: all lib demo test bench install uninstall clean report
+all: report diffinv$(S) libdiffinv$(S).a libdiffinv$(S).so
+
+report:
+	@echo "diffinv: $(CC), $(if $(OMP),OpenMP,one thread (no OpenMP)),$(if $(V3), v3)$(if $(V4), v4) baseline$(if $(DOUBLE),$(comma) double)"
+
+diffinv$(S): $(TOOL) libdiffinv$(S).a
+	$(CC) $(CFLAGS) $(OMP) $(LDFLAGS) -o $@ $(TOOL) libdiffinv$(S).a -lm
+
+libdiffinv$(S).a: $(LIB)
+	@rm -f $@
+	$(AR) rcs $@ $(LIB)
+
+libdiffinv$(S).so: $(LIB)
+	$(CC) $(CFLAGS) $(OMP) $(LDFLAGS) -shared -o $@ $(LIB) -lm
+
+$(B)/%.o: %.c diffinv.h
+	@mkdir -p $(B)
+	$(CC) $(ALL) -fPIC -c -o $@ $<
+$(B)/ops_v3.o: ops.c diffinv.h
+	@mkdir -p $(B)
+	$(CC) $(ALL) -fPIC -march=x86-64-v3 -DDI_KERNELS_ONLY -DDI_ISA=v3 -c -o $@ $<
+$(B)/ops_v4.o: ops.c diffinv.h
+	@mkdir -p $(B)
+	$(CC) $(ALL) -fPIC -march=x86-64-v4 $(WIDE) -DDI_KERNELS_ONLY -DDI_ISA=v4 -c -o $@ $<
+$(B)/tools_%.o: tools/%.c diffinv.h $(TOOL_H)
+	@mkdir -p $(B)
+	$(CC) $(ALL) -DDI_DATADIR='"$(PREFIX)/share/diffinv"' -c -o $@ $<
+
+clean:
+	rm -rf build diffinv diffinv-double libdiffinv*.a libdiffinv*.so demo-out

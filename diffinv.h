@@ -1,0 +1,340 @@
+/* diffinv: inverse problems y = A(x) + noise, solved with a diffusion model as the prior.
+
+   Part 1 is the embedding interface. Part 2, behind DIFFINV_KERNELS, is the numeric floor:
+   tensors, tape, kernels and random numbers, for tests and for faster backends.
+
+   Arrays are contiguous, row-major, (N,C,H,W), and stay the caller's. Images lie in [-1,1].
+   Every function that can fail returns a di_status; di_error() then says what, where and what
+   to do. Objects belong to the context and die with it. The library opens no file, prints
+   nothing, and keeps no global state. One context is used by one thread at a time. */
+#ifndef DIFFINV_H
+#define DIFFINV_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define DI_VERSION "0.1.0"
+
+#ifdef DI_DOUBLE
+typedef double di_real;
+#else
+typedef float di_real;
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- Context ------------------------------------------------------------------------------ */
+
+/* The numbers are the command's exit codes. */
+typedef enum di_status {
+    DI_OK = 0,
+    DI_EUSAGE = 1,       /* a wrong argument, name or setting */
+    DI_EINPUT = 2,       /* a bad weight file or array */
+    DI_EMEMORY = 3,      /* the allocator returned NULL */
+    DI_ENUMERIC = 4,     /* NaN or Inf in an iterate, or an arithmetic that breaks the rules */
+    DI_EINTERRUPTED = 5, /* the report callback asked to stop */
+    DI_EOUTPUT = 6       /* not used by the library: output files */
+} di_status;
+
+typedef struct di_ctx di_ctx;
+typedef struct di_net di_net;
+typedef struct di_prior di_prior;
+typedef struct di_problem di_problem;
+typedef struct di_solver di_solver;
+typedef struct di_run di_run;
+
+/* The one allocator: grow, shrink, or (new_size 0) free. NULL stands for malloc and free. */
+typedef void *(*di_alloc_fn)(void *user, void *ptr, size_t old_size, size_t new_size);
+
+di_status di_open(di_ctx **ctx, di_alloc_fn alloc, void *user);
+void di_close(di_ctx *ctx); /* NULL is fine */
+const char *di_error(const di_ctx *ctx); /* the first error since di_clear; "" when none */
+void di_clear(di_ctx *ctx);
+void di_set_threads(di_ctx *ctx, int threads);            /* >= 1; without OpenMP always 1 */
+di_status di_set_isa(di_ctx *ctx, const char *isa);       /* before networks are opened */
+const char *di_isa(const di_ctx *ctx);                    /* baseline, v3 or v4 (neon: aarch64) */
+const char *di_isa_list(int i); /* the i-th compiled in that this processor runs, or NULL */
+size_t di_bytes(const di_ctx *ctx);                       /* bytes allocated now */
+size_t di_bytes_peak(const di_ctx *ctx);
+
+/* ---- Networks ----------------------------------------------------------------------------- */
+
+/* Reads n bytes at offset into dst; returns 0 on success. */
+typedef int (*di_read_fn)(void *user, uint64_t offset, void *dst, size_t n);
+
+enum {
+    DI_NET_NO_CRC = 1,     /* do not check the tensors' checksums (the head's always is) */
+    DI_NET_NONFINITE = 2,  /* accept NaN and Inf among the weights */
+    DI_NET_HEAD = 4        /* read and check the head only: metadata, names, shapes */
+};
+/* Opens a UNW1 weight file (weights/README.md) of `size` bytes. Checks everything. */
+di_status di_net_open(di_ctx *ctx, di_read_fn read, void *user, uint64_t size, unsigned flags,
+                      di_net **net);
+void di_net_close(di_net *net);
+const char *di_net_get(const di_net *net, const char *key); /* metadata value or NULL */
+const char *di_net_meta(const di_net *net, size_t *len);    /* all "key=value\n" lines */
+uint32_t di_net_crc(const di_net *net);                     /* checksum of the file's head */
+size_t di_net_weights(const di_net *net);                   /* number of weights */
+int di_net_channels(const di_net *net, int *out);           /* in (returned) and out channels */
+int di_net_multiple(const di_net *net);    /* H and W must be multiples of this */
+double di_net_macs(const di_net *net, int h, int w);        /* multiply-adds of one pass */
+/* Bytes of working memory of a pass over n images, with or without its derivative, and of the
+   weights; 0 when the size is illegal. Nothing is computed. */
+size_t di_net_bytes(di_net *net, size_t n, int h, int w, int vjp);
+size_t di_net_weight_bytes(const di_net *net, int vjp);
+
+/* y (N,Cout,h,w) = net(x (N,Cin,h,w), t (N), label (N) or NULL). t may be fractional. With
+   gy (N,Cout,h,w) and gx (N,Cin,h,w) not NULL also gx = J^T gy, the input gradient. */
+di_status di_net_run(di_net *net, size_t n, int h, int w, const double *t, const int *label,
+                     const di_real *x, di_real *y, const di_real *gy, di_real *gx);
+
+/* ---- Priors: what a solver sees of a diffusion model --------------------------------------- */
+
+enum { DI_VAR_NONE, DI_VAR_FIXED_SMALL, DI_VAR_FIXED_LARGE, DI_VAR_LEARNED_RANGE };
+
+/* A noise predictor on the discrete variance-preserving schedule beta[0..steps-1]. Public, so
+   that analytic models and other backends can stand in a network's place. */
+struct di_prior {
+    di_ctx *ctx;
+    int c, h, w;          /* image shape */
+    int variance;         /* the variance it was trained for: DI_VAR_* */
+    int steps;
+    const double *beta;   /* (steps), owned by the prior */
+    const int *label;     /* class of every image of a batch, or NULL */
+    /* eps (n,c,h,w) = predicted noise at x (n,c,h,w), t (n) original indices, may be
+       fractional; v, when not NULL, the variance head in [-1,1] (LEARNED_RANGE only). With
+       keep, a vjp call may follow. */
+    di_status (*eval)(di_prior *p, size_t n, const double *t, const di_real *x, di_real *eps,
+                      di_real *v, int keep);
+    /* gx (n,c,h,w) = J^T geps of the last eval with keep. */
+    di_status (*vjp)(di_prior *p, const di_real *geps, di_real *gx);
+    size_t (*bytes)(di_prior *p, size_t n, int vjp); /* working memory it will take */
+    void *self;
+};
+di_status di_prior_net(di_net *net, int h, int w, di_prior **prior);
+/* N(mean, diag(cov)) or N(mean, cov), exact: mean (c,h,w), cov (c,h,w) or (d,d), d = c*h*w. */
+di_status di_prior_gauss(di_ctx *ctx, int c, int h, int w, const di_real *mean,
+                         const di_real *cov, int full, di_prior **prior);
+
+/* ---- Measurement problems ------------------------------------------------------------------ */
+
+/* A known map A from images x to measurements y, with its derivative. */
+struct di_problem {
+    di_ctx *ctx;
+    const char *name;
+    int linear;
+    int x[3], y[3];       /* (C,H,W) of an image and of a measurement */
+    void (*apply)(const di_problem *p, const di_real *x, di_real *y);
+    void (*vjp)(const di_problem *p, const di_real *x, const di_real *v, di_real *gx);
+    void (*pinv)(const di_problem *p, const di_real *y, di_real *x); /* A^+, or NULL */
+    void *self;
+};
+/* y = A(x); gx = J(x)^T v (for a linear A: A^T v, x may be NULL); x = A^+ y (DI_EUSAGE when the
+   problem has none). Each for n images at once, gx and x are overwritten. */
+di_status di_apply(const di_problem *p, size_t n, const di_real *x, di_real *y);
+di_status di_apply_vjp(const di_problem *p, size_t n, const di_real *x, const di_real *v,
+                       di_real *gx);
+di_status di_apply_pinv(const di_problem *p, size_t n, const di_real *y, di_real *x);
+
+di_status di_problem_denoise(di_ctx *ctx, int c, int h, int w, di_problem **p);
+/* y = m * x, m (h,w) of 0 (missing) and 1. */
+di_status di_problem_inpaint(di_ctx *ctx, int c, int h, int w, const di_real *mask,
+                             di_problem **p);
+enum { DI_SR_BICUBIC, DI_SR_MEAN }; /* antialiased bicubic, symmetric border; block mean */
+di_status di_problem_sr(di_ctx *ctx, int c, int h, int w, int factor, int kind, di_problem **p);
+/* size x size Gaussian kernel (odd size), reflect-101 border. */
+di_status di_problem_gblur(di_ctx *ctx, int c, int h, int w, int size, double std,
+                           di_problem **p);
+/* Linear problems with an SVD A = U S V^T. Singular values in the order of the coordinates of
+   V^T x (zeros included, count C*H*W), and the two orthogonal maps of images. */
+di_status di_svd_values(di_problem *p, di_real *s);
+di_status di_svd_vt(di_problem *p, const di_real *x, di_real *xt);
+di_status di_svd_v(di_problem *p, const di_real *xt, di_real *x);
+
+double di_rms(const di_real *a, size_t n);                    /* sqrt(mean a^2), fixed order */
+double di_residual(const di_problem *p, const di_real *x, const di_real *y, di_real *work);
+double di_psnr(const di_real *a, const di_real *b, size_t n); /* on clip((x+1)/2,0,1), dB */
+
+/* ---- Solvers ------------------------------------------------------------------------------- */
+
+enum { DI_NEEDS_PROBLEM = 1, DI_NEEDS_VJP = 2, DI_NEEDS_LINEAR = 4, DI_NEEDS_PINV = 8,
+       DI_NEEDS_NET_VJP = 16 };
+enum { DI_MAX_PARAM = 12 };
+typedef struct di_param {
+    const char *key, *value; /* name and default */
+    const char *choice;      /* "lo..hi" for a number, "lo..hi int", or words "a|b|c" */
+    const char *note;        /* meaning and source of the default */
+} di_param;
+struct di_solver {
+    const char *name, *title, *cite;
+    unsigned needs;
+    int nx, ny;              /* working memory: images and measurements */
+    di_param param[DI_MAX_PARAM];
+    di_status (*go)(di_run *run);
+};
+const di_solver *di_solver_at(int i);              /* i-th of the table, or NULL */
+const di_solver *di_solver_find(const char *name); /* or NULL */
+const char *di_nearest(const char *word, const char *const *words, int n); /* for messages */
+
+typedef struct di_step {
+    int step, steps;        /* 1..steps */
+    double t, sigma;        /* network time; noise level sqrt((1-abar)/abar) */
+    double residual;        /* ||y - A(x0)|| / sqrt(m) of the first image; -1 without a problem */
+    const di_real *x, *x0;  /* (n,C,H,W) iterate and estimate of the clean image */
+} di_step;
+typedef int (*di_report_fn)(void *user, const di_step *s); /* nonzero: stop */
+typedef struct di_cost {
+    uint64_t net, net_vjp, apply, apply_vjp; /* per image, summed over the batch */
+} di_cost;
+
+di_status di_run_open(di_ctx *ctx, const di_solver *s, di_prior *prior, const di_problem *problem,
+                      di_run **run);               /* problem NULL: unconditional sampling */
+void di_run_close(di_run *run);
+di_status di_run_set(di_run *run, const char *key, const char *value);
+const char *di_run_get(const di_run *run, const char *key);
+void di_run_report(di_run *run, di_report_fn report, void *user);
+/* Replays `count` normals in the official program's order instead of the generator (n = 1). */
+void di_run_noise(di_run *run, const float *normals, size_t count);
+size_t di_run_noise_used(const di_run *run);
+size_t di_run_bytes(const di_run *run, size_t n);  /* working memory, network included */
+/* x (n,C,H,W) = n samples, numbers first..first+n-1 of the seed's sequence: the same whatever
+   the batch. On DI_EINTERRUPTED and DI_ENUMERIC x holds the last good estimate. */
+di_status di_run_go(di_run *run, const di_real *y, uint64_t seed, uint64_t first, size_t n,
+                    di_real *x);
+di_cost di_run_cost(const di_run *run);
+
+#ifdef __cplusplus
+}
+#endif
+
+#ifdef DIFFINV_KERNELS
+/* ================= Part 2: the numeric floor ================================================ */
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- Context internals --------------------------------------------------------------------- */
+
+typedef struct di_kernels di_kernels;
+struct di_ctx {
+    di_alloc_fn alloc;
+    void *user;
+    void *objects;          /* list of owned blocks, see di_new */
+    size_t bytes, peak;
+    int threads;
+    const di_kernels *k;
+    di_status status;
+    char error[512];
+};
+/* Records the first error and returns its status. printf format. */
+di_status di_fail(di_ctx *ctx, di_status s, const char *format, ...);
+void *di_new(di_ctx *ctx, size_t count, size_t size); /* zeroed, 64-byte aligned, owned */
+void di_free(di_ctx *ctx, void *p);
+
+/* ---- Elementary functions, double, at most 2 ulp -------------------------------------------- */
+
+double di_exp(double x);
+double di_log(double x);
+double di_sin(double x); /* |x| < 1e6 */
+double di_cos(double x);
+int di_parse(const char *s, size_t len, double *value); /* decimal number, whole; 0 on success */
+
+/* ---- Random numbers: Philox4x32-10, a pure function of its arguments ------------------------- */
+
+enum { DI_STREAM_INIT, DI_STREAM_SOLVER, DI_STREAM_MEASURE, DI_STREAM_MASK, DI_STREAM_KERNEL };
+void di_philox(uint64_t seed, const uint32_t counter[4], uint32_t out[4]);
+/* out (n) = N(0,1); element i comes from counter (i/4, draw, stream, sample), word i%4. */
+void di_normal(di_real *out, size_t n, uint64_t seed, uint32_t stream, uint64_t sample,
+               uint32_t draw);
+uint32_t di_bits(size_t i, uint64_t seed, uint32_t stream, uint64_t sample, uint32_t draw);
+
+/* ---- Reductions, in the fixed order of lanes i%16 ------------------------------------------- */
+
+double di_dot(const di_real *a, const di_real *b, size_t n);
+int di_finite(const di_real *a, size_t n);
+
+/* ---- Tensors -------------------------------------------------------------------------------- */
+
+/* Blocks of 16 channels with a one-pixel border of +0: blk[n*cb + c/16] points to
+   [h+2][w+2][16]; channels past c are +0. A tensor may be a view of others' blocks. */
+typedef struct di_buf {
+    size_t off, size;
+    int refs;
+} di_buf;
+typedef struct di_tensor {
+    int n, c, h, w, cb;
+    di_real **blk;
+    di_buf *buf[2];
+    struct di_tensor *g;    /* gradient, or NULL */
+    int need;               /* a gradient is wanted */
+} di_tensor;
+
+/* A convolution's weights, packed [oc/ob][ic/16][tap][16][ob] for the kernels in use. */
+typedef struct di_conv {
+    int oc, ic, k;          /* k = 1 or 3 */
+    int stride, end;        /* stride 2: end = 1 pads at the bottom and right only */
+    int constant;           /* off the image's path: no derivative wanted */
+    di_real *w, *wt, *bias; /* wt: transposed and flipped, for the input gradient */
+} di_conv;
+typedef struct di_norm {
+    int c, groups;
+    double eps;
+    di_real *g, *b;         /* (c) */
+} di_norm;
+
+/* ---- The tape ------------------------------------------------------------------------------- */
+
+/* Working memory: first fit in a region whose size a dry run has found. */
+typedef struct di_arena {
+    char *base;
+    size_t size, top, peak;
+    struct di_span { size_t off, size; } *hole;
+    int holes, cap;
+} di_arena;
+
+typedef struct di_rec di_rec;
+typedef struct di_tape {
+    di_ctx *ctx;
+    const di_kernels *k;
+    int dry, keep, failed;  /* dry: count bytes, compute nothing; keep: record derivatives */
+    double macs;
+    di_arena arena;
+    di_rec *rec;
+    int recs, rec_cap;
+    void *pool;             /* headers, freed together by reset */
+    size_t pool_used;
+} di_tape;
+
+void di_tape_open(di_tape *tp, di_ctx *ctx);
+void di_tape_close(di_tape *tp);
+di_status di_tape_begin(di_tape *tp, void *base, size_t size, int keep); /* base NULL: dry */
+void di_tape_back(di_tape *tp);        /* from the outputs' g to the inputs' g */
+
+/* Every operation returns a new tensor, or NULL after a failure; NULL is a legal input. */
+di_tensor *di_tensor_new(di_tape *tp, int n, int c, int h, int w);
+void di_drop(di_tape *tp, di_tensor *t);                          /* its data is not read again */
+di_tensor *di_pack(di_tape *tp, int n, int c, int h, int w, const di_real *planar, int have);
+/* planar (n,c,h,w) = channels from..from+c of t */
+void di_unpack(di_tape *tp, const di_tensor *t, int from, int c, di_real *planar);
+di_tensor *di_convolve(di_tape *tp, di_tensor *x, const di_conv *w, di_tensor *add,
+                       double scale);                             /* scale*(conv(x) + add) */
+di_tensor *di_normalize(di_tape *tp, di_tensor *x, const di_norm *w, const di_tensor *emb,
+                        int silu);  /* silu?(norm(x)*(1+s)+t), (s|t) = emb (1,2C,1,N) or NULL */
+di_tensor *di_upsample(di_tape *tp, di_tensor *x);                /* nearest, x2 */
+di_tensor *di_pool2(di_tape *tp, di_tensor *x);                   /* mean of 2x2 cells */
+di_tensor *di_concat(di_tape *tp, di_tensor *a, di_tensor *b);    /* a view, no copy */
+di_tensor *di_attention(di_tape *tp, di_tensor *qkv, int heads);  /* (N,3C,H,W) -> (N,C,H,W) */
+void di_add_channels(di_tape *tp, di_tensor *x, const di_tensor *emb); /* x += emb (1,C,1,N) */
+di_tensor *di_silu(di_tape *tp, di_tensor *x);                    /* constants only */
+
+di_status di_conv_init(di_ctx *ctx, di_conv *w, const di_real *weight, const di_real *bias);
+di_status di_conv_transpose(di_ctx *ctx, di_conv *w);             /* makes wt */
+size_t di_conv_bytes(const di_kernels *k, int oc, int ic, int kk);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* DIFFINV_KERNELS */
+#endif

@@ -1,0 +1,1852 @@
+/* ops.c: the numeric floor of diffinv. Maps with their derivatives beside them, random numbers,
+   elementary functions, memory, the tape. Knows nothing of networks, images or files.
+
+   Every result is the same bits for every compiler, instruction set and thread count:
+   an output element is one accumulator filled in a fixed order; vector lanes are independent
+   outputs; reductions follow one written order; multiply and add stay two roundings.
+
+   This file is compiled once whole, and once more per further instruction set with
+   -DDI_KERNELS_ONLY -DDI_ISA=name: then only chapters 1 to 4 remain. */
+#define DIFFINV_KERNELS
+#include "diffinv.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef __FAST_MATH__
+#error "diffinv must not be compiled with -ffast-math: results would differ between machines"
+#endif
+#if defined __FLT_EVAL_METHOD__ && __FLT_EVAL_METHOD__ != 0
+#error "diffinv needs FLT_EVAL_METHOD 0 (on x86: -msse2 -mfpmath=sse; on s390x: -fexcess-precision=fast)"
+#endif
+#if defined __i386__ && !defined __SSE2_MATH__
+#error "diffinv needs SSE2 arithmetic on 32-bit x86: add -msse2 -mfpmath=sse"
+#endif
+
+#ifdef _OPENMP
+#include <omp.h>
+#define PARALLEL_FOR(threads) \
+    DI_PRAGMA(omp parallel for schedule(dynamic) num_threads(threads) if ((threads) > 1))
+#define DI_PRAGMA(x) _Pragma(#x)
+#else
+#define PARALLEL_FOR(threads) (void)(threads);
+#endif
+
+/* ==== 1. The vector type =====================================================================
+   One vector of the target's width, or a scalar where the compiler has no vectors. Everything
+   below is written once for both; only this chapter has two bodies. */
+
+#ifdef DI_DOUBLE
+typedef int64_t di_int;
+#define REAL_BYTES 8
+#else
+typedef int32_t di_int;
+#define REAL_BYTES 4
+#endif
+
+#if defined __GNUC__ && !defined __TINYC__ && !(defined __arm__ && !defined __aarch64__)
+#if defined __AVX512F__
+#define VECTOR_BYTES 64
+#elif defined __AVX__
+#define VECTOR_BYTES 32
+#else
+#define VECTOR_BYTES 16
+#endif
+#define LANES (VECTOR_BYTES / REAL_BYTES)
+typedef di_real vec __attribute__((vector_size(VECTOR_BYTES), aligned(REAL_BYTES), may_alias));
+typedef di_int ivec __attribute__((vector_size(VECTOR_BYTES), aligned(REAL_BYTES), may_alias));
+#define INLINE static inline __attribute__((always_inline))
+#ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")
+#define UNROLL2 _Pragma("clang loop unroll_count(2)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#define UNROLL2 _Pragma("GCC unroll 4")
+#endif
+INLINE ivec bits(vec a) { return (ivec)a; }
+INLINE vec from_bits(ivec a) { return (vec)a; }
+INLINE vec vmax(vec a, vec b)
+{
+    ivec m = a < b;
+    return (vec)((m & (ivec)b) | (~m & (ivec)a));
+}
+INLINE vec vmin(vec a, vec b)
+{
+    ivec m = a > b;
+    return (vec)((m & (ivec)b) | (~m & (ivec)a));
+}
+INLINE vec set1(di_real a) { return a - (vec){0}; }
+#else
+#define VECTOR_BYTES REAL_BYTES
+#define LANES 1
+typedef di_real vec;
+typedef di_int ivec;
+#define INLINE static inline
+#define UNROLL
+#define UNROLL2
+INLINE ivec bits(vec a)
+{
+    union { vec f; ivec i; } u;
+    u.f = a;
+    return u.i;
+}
+INLINE vec from_bits(ivec a)
+{
+    union { vec f; ivec i; } u;
+    u.i = a;
+    return u.f;
+}
+INLINE vec vmax(vec a, vec b) { return a < b ? b : a; }
+INLINE vec vmin(vec a, vec b) { return a > b ? b : a; }
+INLINE vec set1(di_real a) { return a; }
+#endif
+
+#define VPB (16 / LANES) /* vectors in a block of 16 channels */
+INLINE vec load(const di_real *p) { return *(const vec *)p; }
+INLINE void store(di_real *p, vec a) { *(vec *)p = a; }
+
+/* Output pixels of a tile: as many accumulators as the registers hold. */
+#if LANES == 1
+#define TILE 1
+#elif VPB == 1
+#define TILE 14
+#elif VPB == 2 && VECTOR_BYTES == 64
+#define TILE 8
+#elif VPB == 2
+#define TILE 4
+#elif defined __aarch64__
+#define TILE 4
+#else
+#define TILE 2
+#endif
+
+/* ==== 2. Elementary functions on vectors ===================================================== */
+
+/* exp(x), x clamped to where the result is a normal number. 2^n e^r, |r| <= ln2/2, Taylor. */
+INLINE vec vexp(vec x)
+{
+#ifdef DI_DOUBLE
+    static const di_real coef[14] = { 1.0 / 6227020800.0, 1.0 / 479001600.0, 1.0 / 39916800.0,
+        1.0 / 3628800.0, 1.0 / 362880.0, 1.0 / 40320.0, 1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0,
+        1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0 };
+    const di_real lo = -708.0, hi = 709.0, magic = 6755399441055744.0;
+    const di_real ln2h = 6.93147180369123816490e-01, ln2l = 1.90821492927058770002e-10;
+    enum { TERMS = 14, BIAS = 1023, MANTISSA = 52 };
+#else
+    static const di_real coef[8] = { 1.0f / 5040.0f, 1.0f / 720.0f, 1.0f / 120.0f, 1.0f / 24.0f,
+        1.0f / 6.0f, 0.5f, 1.0f, 1.0f };
+    const di_real lo = -87.0f, hi = 88.0f, magic = 12582912.0f;
+    const di_real ln2h = 0.693359375f, ln2l = -2.12194440e-4f;
+    enum { TERMS = 8, BIAS = 127, MANTISSA = 23 };
+#endif
+    const di_real log2e = (di_real)1.44269504088896340736;
+    x = vmin(vmax(x, set1(lo)), set1(hi));
+    vec z = x * log2e + magic;
+    ivec n = bits(z) - bits(set1(magic));
+    vec f = z - magic;
+    vec r = (x - f * ln2h) - f * ln2l;
+    vec p = set1(coef[0]);
+    UNROLL
+    for (int i = 1; i < TERMS; i++)
+        p = p * r + coef[i];
+    return p * from_bits((n + BIAS) << MANTISSA);
+}
+
+INLINE vec sigmoid(vec u) { return (di_real)1 / ((di_real)1 + vexp(-u)); }
+
+/* ==== 3. Kernels =============================================================================
+   On blocked planes [h+2][w+2][16]; `pitch` is w+2. Each states its map; _vjp kernels
+   accumulate into gx where `acc` is set, else overwrite. Threads share out whole outputs. */
+
+/* Convolution as packed implicit matrix product.
+
+     input block ib            weights of output block ob                 output block ob
+     [h+2][w+2][16]            [ib][tap][16 in][16 out]                   [h+2][w+2][16]
+        . . . . . . .
+        . x x x x . .   tap     k=0: o0 o1 .. o15  -\                     TILE pixels x 16 out
+        . x x x x . .  -----> * k=1: o0 o1 .. o15    >  accumulators ---> one register each
+        . x x x x . .           ...                -/                     vector of LANES out
+        . . . . . . .           k=15
+
+   A tile of TILE neighbouring pixels times 16 output channels stays in registers; for every
+   (ib, tap, k), ascending, one weight vector is loaded and TILE input scalars are broadcast
+   against it. One input block a pass keeps its weights (9 KiB) in L1 while ROWS rows go by;
+   partial sums rest in the output between passes. */
+
+enum { ROWS = 8 };
+
+typedef struct conv_args {
+    int n, ib, ob, h, w, taps;   /* 16-channel blocks in and out; output size */
+    ptrdiff_t off[9];            /* of each tap from the pixel's first */
+    ptrdiff_t step, row;         /* input elements from one output pixel, row, to the next */
+    const di_real *const *x;     /* [n*ib] planes */
+    di_real *const *y;           /* [n*ob] planes */
+    const di_real *weight, *bias;
+    di_real *const *add;         /* [n*ob] planes added to the result, or NULL */
+    di_real scale;               /* of everything, at the end */
+    int acc;                     /* start from y's content instead of 0 */
+    int threads;
+} conv_args;
+
+enum { FIRST = 1, LAST = 2 };
+
+INLINE void conv_tile(const int tile, const ptrdiff_t step, const conv_args *a, di_real *y, const di_real *x,
+                      const di_real *w, const di_real *bias, const di_real *add, int pass)
+{
+    vec acc[TILE][VPB];
+    UNROLL
+    for (int p = 0; p < tile; p++) {
+        UNROLL
+        for (int v = 0; v < VPB; v++)
+            acc[p][v] = pass & FIRST ? set1(0) : load(y + p * 16 + v * LANES);
+    }
+    for (int t = 0; t < a->taps; t++) {
+        const di_real *xp = x + a->off[t];
+        UNROLL2
+        for (int k = 0; k < 16; k++, w += 16) {
+            vec wv[VPB];
+            UNROLL
+            for (int v = 0; v < VPB; v++)
+                wv[v] = load(w + v * LANES);
+            UNROLL
+            for (int p = 0; p < tile; p++) {
+                UNROLL
+                for (int v = 0; v < VPB; v++)
+                    acc[p][v] += wv[v] * xp[p * step + k];
+            }
+        }
+    }
+    UNROLL
+    for (int p = 0; p < tile; p++) {
+        UNROLL
+        for (int v = 0; v < VPB; v++) {
+            vec s = acc[p][v];
+            if (pass & LAST) {
+                if (bias)
+                    s += load(bias + v * LANES);
+                if (add)
+                    s += load(add + p * 16 + v * LANES);
+                s *= a->scale;
+            }
+            store(y + p * 16 + v * LANES, s);
+        }
+    }
+}
+
+/* One row of output pixels of one (input block, output block). */
+static void conv_row(const conv_args *a, di_real *y, const di_real *x, const di_real *w,
+                     const di_real *bias, const di_real *add, int pass)
+{
+    int j = 0;
+    if (a->step == 16) /* stride 1: every offset a constant */
+        for (; j + TILE <= a->w; j += TILE)
+            conv_tile(TILE, 16, a, y + j * 16, x + j * 16, w, bias, add ? add + j * 16 : NULL,
+                      pass);
+    for (; j < a->w; j++)
+        conv_tile(1, a->step, a, y + j * 16, x + j * a->step, w, bias,
+                  add ? add + j * 16 : NULL, pass);
+}
+
+static void conv(const conv_args *a)
+{
+    int groups = (a->h + ROWS - 1) / ROWS;
+    PARALLEL_FOR(a->threads)
+    for (int job = 0; job < a->n * a->ob * groups; job++) {
+        int r0 = job % groups * ROWS, r1 = r0 + ROWS < a->h ? r0 + ROWS : a->h;
+        int o = job / groups, ob = o % a->ob, n = o / a->ob;
+        ptrdiff_t pitch = (ptrdiff_t)(a->w + 2) * 16;
+        for (int ib = 0; ib < a->ib; ib++) {
+            const di_real *w = a->weight + ((size_t)ob * a->ib + ib) * a->taps * 256;
+            const di_real *x = a->x[n * a->ib + ib];
+            int pass = (ib == 0 && !a->acc ? FIRST : 0) | (ib == a->ib - 1 ? LAST : 0);
+            for (int r = r0; r < r1; r++)
+                conv_row(a, a->y[o] + (r + 1) * pitch + 16, x + r * a->row, w,
+                         a->bias ? a->bias + ob * 16 : NULL,
+                         a->add ? a->add[o] + (r + 1) * pitch + 16 : NULL, pass);
+        }
+    }
+}
+
+/* C[i][j] = sum_k A[i*as + k*ks] B[k*ldb + j], k ascending; j < n, a multiple of 16. */
+static void matmul(di_real *c, size_t ldc, const di_real *a, size_t as, size_t ks,
+                   const di_real *b, size_t ldb, int m, int k, int n)
+{
+    for (int j = 0; j < n; j += 16) {
+        for (int i = 0; i < m;) {
+            int rows = m - i < 4 ? 1 : 4;
+            vec acc[4][VPB];
+            for (int p = 0; p < 4; p++)
+                for (int v = 0; v < VPB; v++)
+                    acc[p][v] = set1(0);
+            const di_real *ap = a + i * as, *bp = b + j;
+            if (rows == 4) {
+                for (int q = 0; q < k; q++, ap += ks, bp += ldb) {
+                    UNROLL
+                    for (int p = 0; p < 4; p++) {
+                        UNROLL
+                        for (int v = 0; v < VPB; v++)
+                            acc[p][v] += load(bp + v * LANES) * ap[p * as];
+                    }
+                }
+            } else {
+                for (int q = 0; q < k; q++, ap += ks, bp += ldb) {
+                    UNROLL
+                    for (int v = 0; v < VPB; v++)
+                        acc[0][v] += load(bp + v * LANES) * ap[0];
+                }
+            }
+            for (int p = 0; p < rows; p++)
+                for (int v = 0; v < VPB; v++)
+                    store(c + (i + p) * ldc + j + v * LANES, acc[p][v]);
+            i += rows;
+        }
+    }
+}
+
+/* In place on rows [m][ld] of n values: p = exp(scale*s - max) / sum; the tail to ld gets 0.
+   The sum is flat: lane i%16, flushed to double every 256, tree 8-4-2-1. */
+static void softmax(di_real *s, int m, int n, int ld, di_real scale)
+{
+    for (int i = 0; i < m; i++, s += ld) {
+        di_real top = s[0] * scale;
+        for (int j = 0; j < n; j++) {
+            s[j] *= scale;
+            top = s[j] > top ? s[j] : top;
+        }
+        for (int j = n; j < ld; j++)
+            s[j] = 0;
+        for (int j = 0; j < ld; j += LANES)
+            store(s + j, vexp(load(s + j) - top));
+        for (int j = n; j < ld; j++)
+            s[j] = 0;
+        double sum[16] = { 0 };
+        for (int j0 = 0; j0 < ld; j0 += 256) {
+            di_real part[16] = { 0 };
+            for (int j = j0; j < ld && j < j0 + 256; j += 16)
+                for (int l = 0; l < 16; l++)
+                    part[l] += s[j + l];
+            for (int l = 0; l < 16; l++)
+                sum[l] += part[l];
+        }
+        for (int half = 8; half; half /= 2)
+            for (int l = 0; l < half; l++)
+                sum[l] += sum[l + half];
+        di_real inv = (di_real)(1 / sum[0]);
+        for (int j = 0; j < ld; j += LANES)
+            store(s + j, load(s + j) * inv);
+    }
+}
+
+/* sums[block][16][2]: sum and sum of squares per channel; per row ascending x, then rows. */
+static void norm_stats(double *sums, di_real *const *x, int blocks, int h, int w, int threads)
+{
+    PARALLEL_FOR(threads)
+    for (int b = 0; b < blocks; b++) {
+        double total[16] = { 0 }, square[16] = { 0 };
+        for (int i = 0; i < h; i++) {
+            const di_real *p = x[b] + ((size_t)(i + 1) * (w + 2) + 1) * 16;
+            double s[16] = { 0 }, q[16] = { 0 };
+            for (int j = 0; j < w; j++, p += 16)
+                for (int l = 0; l < 16; l++) {
+                    double v = p[l];
+                    s[l] += v;
+                    q[l] += v * v;
+                }
+            for (int l = 0; l < 16; l++) {
+                total[l] += s[l];
+                square[l] += q[l];
+            }
+        }
+        for (int l = 0; l < 16; l++) {
+            sums[(b * 16 + l) * 2] = total[l];
+            sums[(b * 16 + l) * 2 + 1] = square[l];
+        }
+    }
+}
+
+/* y = f(A x + B), f = SiLU or identity; A, B [block][16]. */
+static void norm_apply(di_real *const *y, di_real *const *x, const di_real *A, const di_real *B,
+                       int blocks, int h, int w, int silu, int threads)
+{
+    PARALLEL_FOR(threads)
+    for (int job = 0; job < blocks * h; job++) {
+        int b = job / h, i = job % h;
+        size_t at = ((size_t)(i + 1) * (w + 2) + 1) * 16;
+        for (int v = 0; v < VPB; v++) {
+            const di_real *p = x[b] + at + v * LANES;
+            di_real *q = y[b] + at + v * LANES;
+            vec a = load(A + b * 16 + v * LANES), c = load(B + b * 16 + v * LANES);
+            for (int j = 0; j < w; j++, p += 16, q += 16) {
+                vec u = load(p) * a + c;
+                if (silu)
+                    u *= sigmoid(u);
+                store(q, u);
+            }
+        }
+    }
+}
+
+/* First half of the norm's derivative: g *= f'(A x + B), in place; sums[block][16][2] = sum of
+   g and of g*x per channel, ordered as norm_stats. f'(u) = s (1 + u (1-s)), s = sigmoid(u). */
+static void norm_vjp_sums(double *sums, di_real *const *g, di_real *const *x, const di_real *A,
+                          const di_real *B, int blocks, int h, int w, int silu, int threads)
+{
+    PARALLEL_FOR(threads)
+    for (int b = 0; b < blocks; b++) {
+        double total[16] = { 0 }, cross[16] = { 0 };
+        for (int i = 0; i < h; i++) {
+            size_t at = ((size_t)(i + 1) * (w + 2) + 1) * 16;
+            const di_real *p = x[b] + at;
+            di_real *q = g[b] + at;
+            double s[16] = { 0 }, c[16] = { 0 };
+            for (int j = 0; j < w; j++, p += 16, q += 16) {
+                for (int v = 0; silu && v < VPB; v++) {
+                    vec u = load(p + v * LANES) * load(A + b * 16 + v * LANES)
+                            + load(B + b * 16 + v * LANES);
+                    vec z = sigmoid(u);
+                    store(q + v * LANES, load(q + v * LANES) * (z * (1 + u * (1 - z))));
+                }
+                for (int l = 0; l < 16; l++) {
+                    s[l] += q[l];
+                    c[l] += (double)q[l] * p[l];
+                }
+            }
+            for (int l = 0; l < 16; l++) {
+                total[l] += s[l];
+                cross[l] += c[l];
+            }
+        }
+        for (int l = 0; l < 16; l++) {
+            sums[(b * 16 + l) * 2] = total[l];
+            sums[(b * 16 + l) * 2 + 1] = cross[l];
+        }
+    }
+}
+
+/* Second half: gx (+)= ca g + cx (x - m) + c0 with coef[block][4][16] = ca, cx, m, c0. */
+static void norm_vjp_apply(di_real *const *gx, di_real *const *g, di_real *const *x,
+                           const di_real *coef, int blocks, int h, int w, int acc, int threads)
+{
+    PARALLEL_FOR(threads)
+    for (int job = 0; job < blocks * h; job++) {
+        int b = job / h, i = job % h;
+        size_t at = ((size_t)(i + 1) * (w + 2) + 1) * 16;
+        for (int v = 0; v < VPB; v++) {
+            const di_real *k = coef + b * 64 + v * LANES;
+            vec ca = load(k), cx = load(k + 16), m = load(k + 32), c0 = load(k + 48);
+            const di_real *p = x[b] + at + v * LANES, *q = g[b] + at + v * LANES;
+            di_real *r = gx[b] + at + v * LANES;
+            for (int j = 0; j < w; j++, p += 16, q += 16, r += 16) {
+                vec d = load(q) * ca + ((load(p) - m) * cx + c0);
+                if (acc)
+                    d += load(r);
+                store(r, d);
+            }
+        }
+    }
+}
+
+/* y (+)= a x over whole planes of `size` elements; the border stays +0. */
+static void axpy(di_real *const *y, di_real *const *x, di_real a, int blocks, size_t size,
+                 int acc, int threads)
+{
+    PARALLEL_FOR(threads)
+    for (int b = 0; b < blocks; b++)
+        for (size_t i = 0; i < size; i += LANES) {
+            vec d = load(x[b] + i) * a;
+            if (acc)
+                d += load(y[b] + i);
+            store(y[b] + i, d);
+        }
+}
+
+/* Nearest x2, y[2i+a][2j+b] = a x[i][j] (h, w: size of x). Its derivative is pool with scale 1,
+   and pool's derivative is this with scale 1/4. */
+static void upsample(di_real *const *y, di_real *const *x, di_real a, int blocks, int h, int w,
+                     int acc, int threads)
+{
+    PARALLEL_FOR(threads)
+    for (int b = 0; b < blocks; b++)
+        for (int i = 0; i < 2 * h; i++) {
+            const di_real *p = x[b] + ((size_t)(i / 2 + 1) * (w + 2) + 1) * 16;
+            di_real *q = y[b] + ((size_t)(i + 1) * (2 * w + 2) + 1) * 16;
+            for (int j = 0; j < 2 * w; j++, q += 16)
+                for (int v = 0; v < 16; v += LANES) {
+                    vec d = load(p + j / 2 * 16 + v) * a;
+                    if (acc)
+                        d += load(q + v);
+                    store(q + v, d);
+                }
+        }
+}
+
+/* y[i][j] = a * sum of the 2x2 cell of x (h, w: size of y). */
+static void pool(di_real *const *y, di_real *const *x, di_real a, int blocks, int h, int w,
+                 int acc, int threads)
+{
+    PARALLEL_FOR(threads)
+    for (int b = 0; b < blocks; b++)
+        for (int i = 0; i < h; i++) {
+            const di_real *p = x[b] + ((size_t)(2 * i + 1) * (2 * w + 2) + 1) * 16;
+            const di_real *below = p + (2 * w + 2) * 16;
+            di_real *q = y[b] + ((size_t)(i + 1) * (w + 2) + 1) * 16;
+            for (int j = 0; j < w; j++, p += 32, below += 32, q += 16)
+                for (int v = 0; v < 16; v += LANES) {
+                    vec d = ((load(p + v) + load(p + 16 + v))
+                             + (load(below + v) + load(below + 16 + v))) * a;
+                    if (acc)
+                        d += load(q + v);
+                    store(q + v, d);
+                }
+        }
+}
+
+/* The arithmetic this code relies on: no contraction, no flushing of small numbers. */
+static int self_check(void)
+{
+#ifdef DI_DOUBLE
+    volatile di_real e = 2.220446049250313e-16, tiny = 4.9406564584124654e-324 * 1024;
+#else
+    volatile di_real e = 1.1920928955078125e-7f, tiny = 7.17464813734306340e-43f; /* 2^-140 */
+#endif
+    volatile di_real a = 1 + e, b = 1 - e, one = 1, half = 0.5f;
+    di_real x = a, y = b, z = one;
+    return x * y - z == 0 && tiny * half != 0;
+}
+
+/* ==== 4. The table of kernels ================================================================ */
+
+struct di_kernels {
+    const char *name;
+    int (*self_check)(void);
+    void (*conv)(const conv_args *);
+    void (*matmul)(di_real *, size_t, const di_real *, size_t, size_t, const di_real *, size_t,
+                   int, int, int);
+    void (*softmax)(di_real *, int, int, int, di_real);
+    void (*norm_stats)(double *, di_real *const *, int, int, int, int);
+    void (*norm_apply)(di_real *const *, di_real *const *, const di_real *, const di_real *, int,
+                       int, int, int, int);
+    void (*norm_vjp_sums)(double *, di_real *const *, di_real *const *, const di_real *,
+                          const di_real *, int, int, int, int, int);
+    void (*norm_vjp_apply)(di_real *const *, di_real *const *, di_real *const *,
+                           const di_real *, int, int, int, int, int);
+    void (*axpy)(di_real *const *, di_real *const *, di_real, int, size_t, int, int);
+    void (*upsample)(di_real *const *, di_real *const *, di_real, int, int, int, int, int);
+    void (*pool)(di_real *const *, di_real *const *, di_real, int, int, int, int, int);
+};
+
+#ifndef DI_ISA
+#if defined __aarch64__
+#define DI_ISA neon
+#else
+#define DI_ISA baseline
+#endif
+#endif
+#define JOIN2(a, b) a##b
+#define JOIN(a, b) JOIN2(a, b)
+#define TEXT2(a) #a
+#define TEXT(a) TEXT2(a)
+extern const di_kernels JOIN(di_kernels_, DI_ISA);
+const di_kernels JOIN(di_kernels_, DI_ISA) = {
+    TEXT(DI_ISA), self_check, conv, matmul, softmax, norm_stats, norm_apply, norm_vjp_sums,
+    norm_vjp_apply, axpy, upsample, pool
+};
+
+#ifndef DI_KERNELS_ONLY
+
+/* ==== 5. Context: memory, error text, choice of instruction set ============================== */
+
+typedef struct block { /* header before every owned allocation */
+    struct block *prev, *next;
+    void *raw;
+    size_t size;
+} block;
+enum { HEADER = 64 };
+
+static void *default_alloc(void *user, void *p, size_t old_size, size_t new_size)
+{
+    (void)user;
+    (void)old_size;
+    if (new_size)
+        return realloc(p, new_size);
+    free(p);
+    return NULL;
+}
+
+void *di_new(di_ctx *ctx, size_t count, size_t size)
+{
+    if (size && count > ((size_t)-1 - 2 * HEADER) / size) {
+        di_fail(ctx, DI_EMEMORY, "out of memory: %.0f x %.0f bytes are more than an address can "
+                "say", (double)count, (double)size);
+        return NULL;
+    }
+    size_t total = count * size + 2 * HEADER;
+    char *raw = ctx->alloc(ctx->user, NULL, 0, total);
+    if (!raw) {
+        di_fail(ctx, DI_EMEMORY, "out of memory: %.1f MiB wanted beside %.1f MiB in use",
+                (double)total / 1048576, (double)ctx->bytes / 1048576);
+        return NULL;
+    }
+    char *p = raw + HEADER;
+    p += (HEADER - (uintptr_t)p % HEADER) % HEADER;
+    memset(raw, 0, total);
+    block *b = (block *)(void *)(p - HEADER);
+    b->raw = raw;
+    b->size = total;
+    b->next = ctx->objects;
+    if (b->next)
+        b->next->prev = b;
+    ctx->objects = b;
+    ctx->bytes += total;
+    if (ctx->bytes > ctx->peak)
+        ctx->peak = ctx->bytes;
+    return p;
+}
+
+void di_free(di_ctx *ctx, void *p)
+{
+    if (!p)
+        return;
+    block *b = (block *)(void *)((char *)p - HEADER);
+    if (b->prev)
+        b->prev->next = b->next;
+    else
+        ctx->objects = b->next;
+    if (b->next)
+        b->next->prev = b->prev;
+    ctx->bytes -= b->size;
+    ctx->alloc(ctx->user, b->raw, b->size, 0);
+}
+
+di_status di_fail(di_ctx *ctx, di_status s, const char *format, ...)
+{
+    if (ctx->status == DI_OK) {
+        va_list ap;
+        va_start(ap, format);
+        vsnprintf(ctx->error, sizeof ctx->error, format, ap);
+        va_end(ap);
+        ctx->status = s;
+    }
+    return s;
+}
+
+const char *di_error(const di_ctx *ctx) { return ctx->error; }
+
+void di_clear(di_ctx *ctx)
+{
+    ctx->status = DI_OK;
+    ctx->error[0] = 0;
+}
+
+size_t di_bytes(const di_ctx *ctx) { return ctx->bytes; }
+
+size_t di_bytes_peak(const di_ctx *ctx) { return ctx->peak; }
+
+void di_set_threads(di_ctx *ctx, int threads)
+{
+#ifdef _OPENMP
+    ctx->threads = threads < 1 ? 1 : threads > 256 ? 256 : threads;
+#else
+    (void)threads;
+    ctx->threads = 1;
+#endif
+}
+
+#ifdef DI_HAVE_V3
+extern const di_kernels di_kernels_v3;
+#endif
+#ifdef DI_HAVE_V4
+extern const di_kernels di_kernels_v4;
+#endif
+
+/* The kernels compiled in that this processor runs, fastest first. */
+static const di_kernels *kernels_at(int i)
+{
+    const di_kernels *have[4];
+    int n = 0;
+#if defined DI_HAVE_V3 || defined DI_HAVE_V4
+    __builtin_cpu_init();
+    int v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
+             && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+#ifdef DI_HAVE_V4
+    if (v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
+        && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")
+        && __builtin_cpu_supports("avx512cd"))
+        have[n++] = &di_kernels_v4;
+#endif
+#ifdef DI_HAVE_V3
+    if (v3)
+        have[n++] = &di_kernels_v3;
+#endif
+#endif
+    have[n++] = &JOIN(di_kernels_, DI_ISA);
+    return i >= 0 && i < n ? have[i] : NULL;
+}
+
+const char *di_isa_list(int i)
+{
+    const di_kernels *k = kernels_at(i);
+    return k ? k->name : NULL;
+}
+
+const char *di_isa(const di_ctx *ctx) { return ctx->k->name; }
+
+di_status di_set_isa(di_ctx *ctx, const char *isa)
+{
+    const di_kernels *k = kernels_at(0);
+    for (int i = 1; isa && k && strcmp(k->name, isa) != 0; i++)
+        k = kernels_at(i);
+    if (!k)
+        return di_fail(ctx, DI_EUSAGE, "instruction set '%s' is not compiled in or not "
+                       "supported by this processor; it has: %s%s%s%s%s", isa, di_isa_list(0),
+                       di_isa_list(1) ? ", " : "", di_isa_list(1) ? di_isa_list(1) : "",
+                       di_isa_list(1) && di_isa_list(2) ? ", " : "",
+                       di_isa_list(1) && di_isa_list(2) ? di_isa_list(2) : "");
+    if (!k->self_check())
+        return di_fail(ctx, DI_ENUMERIC, "the %s kernels were built with contracted or flushed "
+                       "arithmetic, so results would differ from other machines; build with "
+                       "-ffp-contract=off and without -ffast-math", k->name);
+    ctx->k = k;
+    return DI_OK;
+}
+
+di_status di_open(di_ctx **out, di_alloc_fn alloc, void *user)
+{
+    *out = NULL;
+    if (!alloc)
+        alloc = default_alloc;
+    di_ctx *ctx = alloc(user, NULL, 0, sizeof *ctx);
+    if (!ctx)
+        return DI_EMEMORY;
+    memset(ctx, 0, sizeof *ctx);
+    ctx->alloc = alloc;
+    ctx->user = user;
+    ctx->threads = 1;
+    *out = ctx;
+    return di_set_isa(ctx, NULL);
+}
+
+void di_close(di_ctx *ctx)
+{
+    if (!ctx)
+        return;
+    while (ctx->objects)
+        di_free(ctx, (char *)ctx->objects + HEADER);
+    ctx->alloc(ctx->user, ctx, sizeof *ctx, 0);
+}
+
+/* ==== 6. Elementary functions ================================================================
+   libm's differ between systems in the last bit; these do not. Double, at most 2 ulp. */
+
+double di_exp(double x)
+{
+    if (!(x > -745.2))
+        return x != x ? x : 0;
+    if (x > 709.8)
+        return HUGE_VAL;
+    double n = rint(x * 1.44269504088896340736);
+    double hi = x - n * 6.93147180369123816490e-01, lo = n * 1.90821492927058770002e-10;
+    double r = hi - lo, err = (hi - r) - lo, p = 1.0 / 6227020800.0;
+    static const double coef[11] = { 1.0 / 479001600.0, 1.0 / 39916800.0, 1.0 / 3628800.0,
+        1.0 / 362880.0, 1.0 / 40320.0, 1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0,
+        1.0 / 6.0, 0.5 };
+    for (int i = 0; i < 11; i++)
+        p = p * r + coef[i];
+    return ldexp(1 + (r + (err + p * r * r)), (int)n);
+}
+
+double di_log(double x)
+{
+    if (!(x > 0))
+        return x == 0 ? -HUGE_VAL : (x - x) / (x - x);
+    if (x > 1.7976931348623157e308)
+        return x;
+    int e;
+    double m = frexp(x, &e);
+    if (m < 0.70710678118654752440) {
+        m *= 2;
+        e--;
+    }
+    /* log(1+f) = f - (f^2/2 - s (f^2/2 + R)), s = f/(2+f), R = sum_k 2 s^2k / (2k+1) */
+    double f = m - 1, s = f / (2 + f), z = s * s, half = 0.5 * f * f, r = 2.0 / 25;
+    for (int k = 11; k >= 1; k--)
+        r = r * z + 2.0 / (2 * k + 1);
+    r *= z;
+    return e * 6.93147180369123816490e-01
+           - ((half - (s * (half + r) + e * 1.90821492927058770002e-10)) - f);
+}
+
+/* x = n pi/2 + r, |r| <= pi/4: returns n mod 4, r in two parts. */
+static int quarter_turns(double x, double *r, double *tail)
+{
+    double n = rint(x * 0.63661977236758134308);
+    double a = x - n * 1.57079632673412561417e+00; /* exact: 33-bit factor */
+    double w = n * 6.07710050630396597660e-11;
+    double b = a - w;
+    double lost = ((a - b) - w) - n * 2.02226624879595063154e-21;
+    *r = b + lost;
+    *tail = (b - *r) + lost;
+    return (int)fmod(n, 4) & 3;
+}
+
+static double sin_series(double r, double tail)
+{
+    double z = r * r, p = 1.0 / 121645100408832000.0;
+    static const double coef[8] = { 1.0 / 355687428096000.0, 1.0 / 1307674368000.0,
+        1.0 / 6227020800.0, 1.0 / 39916800.0, 1.0 / 362880.0, 1.0 / 5040.0, 1.0 / 120.0,
+        1.0 / 6.0 };
+    for (int i = 0; i < 8; i++)
+        p = coef[i] - p * z;
+    return r + (tail * (1 - 0.5 * z) - p * z * r);
+}
+
+static double cos_series(double r, double tail)
+{
+    double z = r * r, p = 1.0 / 2432902008176640000.0, half = 0.5 * z, w = 1 - half;
+    static const double coef[8] = { 1.0 / 6402373705728000.0, 1.0 / 20922789888000.0,
+        1.0 / 87178291200.0, 1.0 / 479001600.0, 1.0 / 3628800.0, 1.0 / 40320.0, 1.0 / 720.0,
+        1.0 / 24.0 };
+    for (int i = 0; i < 8; i++)
+        p = coef[i] - p * z;
+    return w + (((1 - w) - half) + (p * z * z - r * tail));
+}
+
+double di_sin(double x)
+{
+    double r, t;
+    int q = quarter_turns(x, &r, &t);
+    double y = q & 1 ? cos_series(r, t) : sin_series(r, t);
+    return q & 2 ? -y : y;
+}
+
+double di_cos(double x)
+{
+    double r, t;
+    int q = quarter_turns(x, &r, &t);
+    double y = q & 1 ? sin_series(r, t) : cos_series(r, t);
+    return (q + 1) & 2 ? -y : y;
+}
+
+/* [-+]digits[.digits][e[-+]digits]: at most 15 significant digits, one exact division. */
+int di_parse(const char *s, size_t len, double *value)
+{
+    const char *end = s + len;
+    int negative = 0, digits = 0, scale = 0, point = 0, any = 0;
+    double m = 0;
+    if (s < end && (*s == '-' || *s == '+'))
+        negative = *s++ == '-';
+    for (; s < end && ((*s >= '0' && *s <= '9') || (*s == '.' && !point)); s++) {
+        if (*s == '.') {
+            point = 1;
+            continue;
+        }
+        any = 1;
+        if (digits || *s != '0') {
+            if (digits < 15) {
+                m = m * 10 + (*s - '0');
+                digits++;
+            } else if (*s != '0') {
+                return -1;
+            } else {
+                scale++;
+            }
+        }
+        scale -= point;
+    }
+    if (!any)
+        return -1;
+    if (s < end && (*s == 'e' || *s == 'E')) {
+        int sign = 1, e = 0;
+        if (++s < end && (*s == '-' || *s == '+'))
+            sign = *s++ == '-' ? -1 : 1;
+        if (s == end)
+            return -1;
+        for (; s < end && *s >= '0' && *s <= '9' && e < 1000; s++)
+            e = e * 10 + (*s - '0');
+        scale += sign * e;
+    }
+    if (s != end)
+        return -1;
+    while (m != 0 && scale < 0 && fmod(m, 10) == 0) {
+        m /= 10;
+        scale++;
+    }
+    if (m != 0 && (scale < -22 || scale > 22))
+        return -1;
+    double ten = 1;
+    for (int i = 0; m != 0 && i < (scale < 0 ? -scale : scale); i++)
+        ten *= 10;
+    m = scale < 0 ? m / ten : m * ten;
+    *value = negative ? -m : m;
+    return 0;
+}
+
+/* ==== 7. Random numbers ======================================================================
+   Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011): a pure function of seed and counter. */
+
+void di_philox(uint64_t seed, const uint32_t counter[4], uint32_t out[4])
+{
+    uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
+    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
+    for (int round = 0; round < 10; round++) {
+        uint64_t a = (uint64_t)c0 * 0xD2511F53u, b = (uint64_t)c2 * 0xCD9E8D57u;
+        c0 = (uint32_t)(b >> 32) ^ c1 ^ k0;
+        c1 = (uint32_t)b;
+        c2 = (uint32_t)(a >> 32) ^ c3 ^ k1;
+        c3 = (uint32_t)a;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    out[0] = c0;
+    out[1] = c1;
+    out[2] = c2;
+    out[3] = c3;
+}
+
+static void random_words(size_t block_number, uint64_t seed, uint32_t stream, uint64_t sample,
+                         uint32_t draw, uint32_t out[4])
+{
+    uint32_t counter[4] = { (uint32_t)block_number, draw,
+                            stream | (uint32_t)(sample >> 32) << 8, (uint32_t)sample };
+    di_philox(seed, counter, out);
+}
+
+uint32_t di_bits(size_t i, uint64_t seed, uint32_t stream, uint64_t sample, uint32_t draw)
+{
+    uint32_t r[4];
+    random_words(i / 4, seed, stream, sample, draw, r);
+    return r[i % 4];
+}
+
+/* Box-Muller on (a + 1/2) / 2^32, so |z| <= 6.77. */
+void di_normal(di_real *out, size_t n, uint64_t seed, uint32_t stream, uint64_t sample,
+               uint32_t draw)
+{
+    for (size_t i = 0; i < n; i += 4) {
+        uint32_t r[4];
+        random_words(i / 4, seed, stream, sample, draw, r);
+        for (size_t j = 0; j < 4 && i + j < n; j += 2) {
+            double radius = sqrt(-2 * di_log((r[j] + 0.5) / 4294967296.0));
+            double angle = 6.28318530717958647693 * ((r[j + 1] + 0.5) / 4294967296.0);
+            out[i + j] = (di_real)(radius * di_cos(angle));
+            if (i + j + 1 < n)
+                out[i + j + 1] = (di_real)(radius * di_sin(angle));
+        }
+    }
+}
+
+/* ==== 8. Reductions ========================================================================== */
+
+/* sum a*b: lane i%16 in di_real, flushed to double every 256 elements, tree 8-4-2-1. */
+double di_dot(const di_real *a, const di_real *b, size_t n)
+{
+    double total[16] = { 0 };
+    for (size_t i0 = 0; i0 < n; i0 += 256) {
+        di_real part[16] = { 0 };
+        size_t end = n - i0 < 256 ? n : i0 + 256;
+        for (size_t i = i0; i < end; i++)
+            part[i % 16] += a[i] * b[i];
+        for (int l = 0; l < 16; l++)
+            total[l] += part[l];
+    }
+    for (int half = 8; half; half /= 2)
+        for (int l = 0; l < half; l++)
+            total[l] += total[l + half];
+    return total[0];
+}
+
+int di_finite(const di_real *a, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!(a[i] - a[i] == 0))
+            return 0;
+    return 1;
+}
+
+/* ==== 9. Arena: working memory whose size a dry run has found ================================= */
+
+/* First fit at the lowest address, so a run repeats its dry run's addresses exactly. */
+static size_t arena_take(di_arena *m, size_t size)
+{
+    for (int i = 0; i < m->holes; i++)
+        if (m->hole[i].size >= size) {
+            size_t off = m->hole[i].off;
+            m->hole[i].off += size;
+            m->hole[i].size -= size;
+            if (!m->hole[i].size) {
+                m->holes--;
+                memmove(m->hole + i, m->hole + i + 1, (m->holes - i) * sizeof *m->hole);
+            }
+            return off;
+        }
+    size_t off = m->top;
+    m->top += size;
+    if (m->top > m->peak)
+        m->peak = m->top;
+    return off;
+}
+
+/* Holes stay sorted and merged; one that reaches the top lowers it. 0 on success. */
+static int arena_give(di_arena *m, size_t off, size_t size)
+{
+    int i = 0;
+    while (i < m->holes && m->hole[i].off < off)
+        i++;
+    if (i > 0 && m->hole[i - 1].off + m->hole[i - 1].size == off) {
+        m->hole[--i].size += size;
+    } else {
+        if (m->holes == m->cap)
+            return -1;
+        memmove(m->hole + i + 1, m->hole + i, (m->holes - i) * sizeof *m->hole);
+        m->hole[i].off = off;
+        m->hole[i].size = size;
+        m->holes++;
+    }
+    if (i + 1 < m->holes && m->hole[i].off + m->hole[i].size == m->hole[i + 1].off) {
+        m->hole[i].size += m->hole[i + 1].size;
+        m->holes--;
+        memmove(m->hole + i + 1, m->hole + i + 2, (m->holes - i - 1) * sizeof *m->hole);
+    }
+    if (i == m->holes - 1 && m->hole[i].off + m->hole[i].size == m->top) {
+        m->top = m->hole[i].off;
+        m->holes--;
+    }
+    return 0;
+}
+
+/* ==== 10. The tape ===========================================================================
+   A list of records {vjp, inputs, output, saved}. Networks are straight-line code on it: after
+   a failure every operation returns NULL, and NULL is a legal input. A record keeps only what
+   its derivative reads; gradients are created by their first contribution, which is handed
+   over instead of copied wherever it can be. */
+
+struct di_rec {
+    void (*vjp)(di_tape *, di_rec *);
+    di_tensor *x, *add, *y;
+    const void *weight;
+    di_buf *saved;
+    double scale;
+    int flag;
+};
+
+enum { POOL_BYTES = 1 << 16, MAX_HOLES = 1024, MAX_RECS = 4096 };
+typedef struct pool_chunk {
+    struct pool_chunk *next;
+    size_t used;
+    double data[1];
+} pool_chunk;
+
+static void *pool_new(di_tape *tp, size_t size)
+{
+    size = (size + 15) / 16 * 16;
+    pool_chunk *c = tp->pool;
+    size_t room = POOL_BYTES - offsetof(pool_chunk, data);
+    while (c && c->used + size > room && c->next)
+        c = c->next;
+    if (size > room || tp->failed)
+        return NULL;
+    if (!c || c->used + size > room) {
+        pool_chunk *fresh = di_new(tp->ctx, 1, POOL_BYTES);
+        if (!fresh) {
+            tp->failed = 1;
+            return NULL;
+        }
+        if (c)
+            c->next = fresh;
+        else
+            tp->pool = fresh;
+        c = fresh;
+    }
+    void *p = (char *)c->data + c->used;
+    c->used += size;
+    memset(p, 0, size);
+    return p;
+}
+
+void di_tape_open(di_tape *tp, di_ctx *ctx)
+{
+    memset(tp, 0, sizeof *tp);
+    tp->ctx = ctx;
+    tp->k = ctx->k;
+}
+
+void di_tape_close(di_tape *tp)
+{
+    for (pool_chunk *c = tp->pool, *next; c; c = next) {
+        next = c->next;
+        di_free(tp->ctx, c);
+    }
+    di_free(tp->ctx, tp->arena.hole);
+    di_free(tp->ctx, tp->rec);
+    memset(tp, 0, sizeof *tp);
+}
+
+di_status di_tape_begin(di_tape *tp, void *base, size_t size, int keep)
+{
+    if (!tp->rec) {
+        tp->rec = di_new(tp->ctx, MAX_RECS, sizeof *tp->rec);
+        tp->arena.hole = di_new(tp->ctx, MAX_HOLES, sizeof *tp->arena.hole);
+        if (!tp->rec || !tp->arena.hole)
+            return DI_EMEMORY;
+        tp->rec_cap = MAX_RECS;
+        tp->arena.cap = MAX_HOLES;
+    }
+    for (pool_chunk *c = tp->pool; c; c = c->next)
+        c->used = 0;
+    tp->dry = !base;
+    tp->keep = keep;
+    tp->failed = tp->recs = 0;
+    tp->macs = 0;
+    tp->arena.base = base;
+    tp->arena.size = size;
+    tp->arena.top = tp->arena.peak = 0;
+    tp->arena.holes = 0;
+    return DI_OK;
+}
+
+static void tape_fail(di_tape *tp, di_status s, const char *what)
+{
+    tp->failed = 1;
+    di_fail(tp->ctx, s, "%s", what);
+}
+
+static di_buf *buf_new(di_tape *tp, size_t size)
+{
+    di_buf *b = pool_new(tp, sizeof *b);
+    if (!b)
+        return NULL;
+    b->size = (size + 63) / 64 * 64;
+    b->refs = 1;
+    b->off = arena_take(&tp->arena, b->size);
+    if (!tp->dry && tp->arena.top > tp->arena.size) {
+        tape_fail(tp, DI_EMEMORY, "working memory too small: the plan was made for another size");
+        return NULL;
+    }
+    return b;
+}
+
+static void *buf_data(di_tape *tp, di_buf *b) { return tp->arena.base + b->off; }
+
+static void buf_drop(di_tape *tp, di_buf *b)
+{
+    if (b && --b->refs == 0 && arena_give(&tp->arena, b->off, b->size))
+        tape_fail(tp, DI_EMEMORY, "working memory too fragmented");
+}
+
+static di_tensor *header_new(di_tape *tp, int n, int c, int h, int w)
+{
+    di_tensor *t = pool_new(tp, sizeof *t);
+    if (!t)
+        return NULL;
+    t->n = n;
+    t->c = c;
+    t->h = h;
+    t->w = w;
+    t->cb = (c + 15) / 16;
+    t->blk = pool_new(tp, (size_t)n * t->cb * sizeof *t->blk);
+    if (!t->blk && !tp->failed)
+        tape_fail(tp, DI_EMEMORY, "too many images in one batch");
+    return t->blk ? t : NULL;
+}
+
+static size_t plane(const di_tensor *t) { return (size_t)(t->h + 2) * (t->w + 2) * 16; }
+
+di_tensor *di_tensor_new(di_tape *tp, int n, int c, int h, int w)
+{
+    di_tensor *t = header_new(tp, n, c, h, w);
+    if (!t)
+        return NULL;
+    size_t size = plane(t), row = (size_t)(w + 2) * 16;
+    t->buf[0] = buf_new(tp, (size_t)n * t->cb * size * sizeof(di_real));
+    if (!t->buf[0] || tp->dry)
+        return t->buf[0] ? t : NULL;
+    di_real *p = buf_data(tp, t->buf[0]);
+    for (int b = 0; b < n * t->cb; b++, p += size) {
+        t->blk[b] = p;
+        memset(p, 0, (row + 16) * sizeof *p); /* the border: +0 */
+        for (int i = 1; i <= h; i++)
+            memset(p + (i + 1) * row - 16, 0, 32 * sizeof *p);
+        memset(p + (h + 1) * row + 16, 0, (row - 16) * sizeof *p);
+    }
+    return t;
+}
+
+static di_tensor *like(di_tape *tp, const di_tensor *t)
+{
+    return di_tensor_new(tp, t->n, t->c, t->h, t->w);
+}
+
+static void hold(di_tensor *t)
+{
+    for (int i = 0; i < 2; i++)
+        if (t->buf[i])
+            t->buf[i]->refs++;
+}
+
+void di_drop(di_tape *tp, di_tensor *t)
+{
+    for (int i = 0; t && i < 2; i++)
+        buf_drop(tp, t->buf[i]);
+}
+
+/* A record, when the output's gradient will be wanted. */
+static di_rec *record(di_tape *tp, void (*vjp)(di_tape *, di_rec *), di_tensor *x, di_tensor *y)
+{
+    if (!tp->keep || !y || !x->need || tp->failed)
+        return NULL;
+    if (tp->recs == tp->rec_cap) {
+        tape_fail(tp, DI_EMEMORY, "the network has too many layers for the tape");
+        return NULL;
+    }
+    di_rec *r = &tp->rec[tp->recs++];
+    memset(r, 0, sizeof *r);
+    r->vjp = vjp;
+    r->x = x;
+    r->y = y;
+    y->need = 1;
+    return r;
+}
+
+static int live(const di_tape *tp) { return !tp->dry && !tp->failed; }
+
+static di_real *const *planes(const di_tensor *t) { return t->blk; }
+
+/* t->g (+)= g, where g is no longer needed: handed over when it is the first contribution. */
+static void give_gradient(di_tape *tp, di_tensor *t, di_tensor *g)
+{
+    if (!g)
+        return;
+    if (!t->g) {
+        t->g = g;
+        return;
+    }
+    if (live(tp))
+        tp->k->axpy(t->g->blk, planes(g), 1, g->n * g->cb, plane(g), 1, tp->ctx->threads);
+    di_drop(tp, g);
+}
+
+void di_tape_back(di_tape *tp)
+{
+    for (int i = tp->recs - 1; i >= 0; i--) {
+        di_rec *r = &tp->rec[i];
+        if (r->y->g && !tp->failed)
+            r->vjp(tp, r);
+        di_drop(tp, r->y->g);
+        r->y->g = NULL;
+        if (r->saved)
+            buf_drop(tp, r->saved);
+    }
+    tp->recs = 0;
+}
+
+/* ==== 11. Operations ========================================================================= */
+
+/* x (n,have,h,w), have <= c: the channels past it are +0. */
+di_tensor *di_pack(di_tape *tp, int n, int c, int h, int w, const di_real *x, int have)
+{
+    di_tensor *t = di_tensor_new(tp, n, c, h, w);
+    for (int b = 0; t && live(tp) && b < n * t->cb; b++) {
+        int c0 = b % t->cb * 16;
+        for (int i = 0; i < h; i++) {
+            di_real *p = t->blk[b] + ((size_t)(i + 1) * (w + 2) + 1) * 16;
+            for (int j = 0; j < w; j++)
+                for (int l = 0; l < 16; l++, p++)
+                    *p = c0 + l < have ? x[(((size_t)(b / t->cb) * have + c0 + l) * h + i) * w + j]
+                                       : 0;
+        }
+    }
+    return t;
+}
+
+void di_unpack(di_tape *tp, const di_tensor *t, int from, int c, di_real *x)
+{
+    for (int n = 0; t && live(tp) && n < t->n; n++)
+        for (int k = 0; k < c; k++)
+            for (int i = 0; i < t->h; i++) {
+                const di_real *p = t->blk[n * t->cb + (from + k) / 16]
+                                   + ((size_t)(i + 1) * (t->w + 2) + 1) * 16 + (from + k) % 16;
+                for (int j = 0; j < t->w; j++)
+                    x[(((size_t)n * c + k) * t->h + i) * t->w + j] = p[(size_t)j * 16];
+            }
+}
+
+/* ---- convolution ---- */
+
+size_t di_conv_bytes(const di_kernels *k, int oc, int ic, int kk)
+{
+    (void)k;
+    return (size_t)((oc + 15) / 16) * ((ic + 15) / 16) * kk * kk * 256 * sizeof(di_real);
+}
+
+/* Position of weight (o, i, tap) in the packed array of a convolution with `ib` input blocks. */
+static size_t packed_at(int o, int i, int tap, int ib, int taps)
+{
+    return (((((size_t)(o / 16) * ib + i / 16) * taps) + tap) * 16 + i % 16) * 16 + o % 16;
+}
+
+/* Packs weight [oc][ic][k][k] and bias [oc] (or NULL) into fresh memory of the context. */
+di_status di_conv_init(di_ctx *ctx, di_conv *w, const di_real *weight, const di_real *bias)
+{
+    int taps = w->k * w->k, ob = (w->oc + 15) / 16, ib = (w->ic + 15) / 16;
+    w->w = di_new(ctx, di_conv_bytes(ctx->k, w->oc, w->ic, w->k), 1);
+    w->bias = di_new(ctx, (size_t)ob * 16, sizeof *w->bias);
+    if (!w->w || !w->bias)
+        return DI_EMEMORY;
+    for (int o = 0; o < w->oc; o++)
+        for (int i = 0; i < w->ic; i++)
+            for (int t = 0; t < taps; t++)
+                w->w[packed_at(o, i, t, ib, taps)] = weight[((size_t)o * w->ic + i) * taps + t];
+    if (bias)
+        memcpy(w->bias, bias, (size_t)w->oc * sizeof *bias);
+    return DI_OK;
+}
+
+/* w'[i][o][k-1-u][k-1-v] = w[o][i][u][v] */
+di_status di_conv_transpose(di_ctx *ctx, di_conv *w)
+{
+    int taps = w->k * w->k, ob = (w->oc + 15) / 16, ib = (w->ic + 15) / 16;
+    if (w->wt)
+        return DI_OK;
+    w->wt = di_new(ctx, di_conv_bytes(ctx->k, w->ic, w->oc, w->k), 1);
+    if (!w->wt)
+        return DI_EMEMORY;
+    for (int o = 0; o < w->oc; o++)
+        for (int i = 0; i < w->ic; i++)
+            for (int t = 0; t < taps; t++)
+                w->wt[packed_at(i, o, taps - 1 - t, ob, taps)] =
+                    w->w[packed_at(o, i, t, ib, taps)];
+    return DI_OK;
+}
+
+/* y = scale * (conv(x) + bias + add), or with acc y += conv(x). */
+static void run_conv(di_tape *tp, di_tensor *y, const di_tensor *x, const di_real *weight,
+                     const di_real *bias, const di_tensor *add, double scale, int k, int stride,
+                     int end, int acc)
+{
+    conv_args a = { 0 };
+    ptrdiff_t pitch = x->w + 2;
+    a.n = x->n;
+    a.ib = x->cb;
+    a.ob = y->cb;
+    a.h = y->h;
+    a.w = y->w;
+    a.taps = k * k;
+    for (int t = 0; t < a.taps; t++) /* the tensor's border is the padding */
+        a.off[t] = k == 1 ? (pitch + 1) * 16 : ((t / 3 + end) * pitch + t % 3 + end) * 16;
+    a.step = 16 * stride;
+    a.row = 16 * stride * pitch;
+    a.x = (const di_real *const *)x->blk;
+    a.y = y->blk;
+    a.weight = weight;
+    a.bias = bias;
+    a.add = add ? planes(add) : NULL;
+    a.scale = (di_real)scale;
+    a.acc = acc;
+    a.threads = tp->ctx->threads;
+    tp->k->conv(&a);
+}
+
+/* gx = W^T gy; stride 2 goes through gy spread out on the input's grid. add: gadd = gy. */
+static void conv_vjp(di_tape *tp, di_rec *r)
+{
+    const di_conv *w = r->weight;
+    di_tensor *gy = r->y->g, *spread = NULL;
+    if (r->scale != 1 && live(tp))
+        tp->k->axpy(gy->blk, planes(gy), (di_real)r->scale, gy->n * gy->cb, plane(gy), 0,
+                    tp->ctx->threads);
+    if (w->stride == 2) {
+        spread = di_tensor_new(tp, gy->n, gy->c, r->x->h, r->x->w);
+        for (int b = 0; spread && live(tp) && b < gy->n * gy->cb; b++) {
+            memset(spread->blk[b], 0, plane(spread) * sizeof(di_real));
+            for (int i = 0; i < gy->h; i++)
+                for (int j = 0; j < gy->w; j++)
+                    memcpy(spread->blk[b]
+                           + ((size_t)(2 * i + 1 + w->end) * (spread->w + 2) + 2 * j + 1 + w->end) * 16,
+                           gy->blk[b] + ((size_t)(i + 1) * (gy->w + 2) + j + 1) * 16,
+                           16 * sizeof(di_real));
+        }
+    }
+    int acc = r->x->g != NULL;
+    if (!acc)
+        r->x->g = like(tp, r->x);
+    if (r->x->g && live(tp))
+        run_conv(tp, r->x->g, spread ? spread : gy, w->wt, NULL, NULL, 1, w->k, 1, 0, acc);
+    di_drop(tp, spread);
+    tp->macs += (double)w->k * w->k * w->ic * w->oc * r->y->h * r->y->w * r->y->n;
+    if (r->add && r->add->need) {
+        r->y->g = NULL;
+        give_gradient(tp, r->add, gy);
+    }
+}
+
+di_tensor *di_convolve(di_tape *tp, di_tensor *x, const di_conv *w, di_tensor *add, double scale)
+{
+    if (!x || tp->failed)
+        return NULL;
+    int s = w->stride == 2 ? 2 : 1;
+    di_tensor *y = di_tensor_new(tp, x->n, w->oc, x->h / s, x->w / s);
+    if (!y)
+        return NULL;
+    if (live(tp))
+        run_conv(tp, y, x, w->w, w->bias, add, scale, w->k, s, w->end, 0);
+    tp->macs += (double)w->k * w->k * w->ic * w->oc * y->h * y->w * y->n;
+    di_rec *r = record(tp, conv_vjp, x, y);
+    if (r) {
+        r->weight = w;
+        r->add = add;
+        r->scale = scale;
+    }
+    return y;
+}
+
+/* ---- group norm, scale-shift, SiLU ---- */
+
+/* saved: per (image, group) mean and 1/std in double, then A and B per (image, channel). */
+typedef struct norm_saved {
+    double *stat;       /* [n*groups][2] */
+    di_real *A, *B, *S; /* [n*cb*16]; S = g(1+s), the gain without 1/std */
+} norm_saved;
+
+static norm_saved norm_layout(void *data, const di_tensor *x, int groups)
+{
+    norm_saved s;
+    size_t count = (size_t)x->n * x->cb * 16;
+    s.stat = data;
+    s.A = (di_real *)(s.stat + (size_t)x->n * groups * 2);
+    s.B = s.A + count;
+    s.S = s.B + count;
+    return s;
+}
+
+static void norm_coefficients(const di_tape *tp, norm_saved *s, const di_tensor *x,
+                              const di_norm *w, const di_tensor *emb, double *sums)
+{
+    int per = w->c / w->groups;
+    double count = (double)per * x->h * x->w;
+    tp->k->norm_stats(sums, planes(x), x->n * x->cb, x->h, x->w, tp->ctx->threads);
+    for (int n = 0; n < x->n; n++)
+        for (int gr = 0; gr < w->groups; gr++) {
+            double a = 0, q = 0;
+            for (int c = gr * per; c < (gr + 1) * per; c++) {
+                a += sums[((size_t)n * x->cb * 16 + c) * 2];
+                q += sums[((size_t)n * x->cb * 16 + c) * 2 + 1];
+            }
+            double mean = a / count, var = q / count - mean * mean;
+            double rstd = 1 / sqrt((var > 0 ? var : 0) + w->eps);
+            s->stat[(n * w->groups + gr) * 2] = mean;
+            s->stat[(n * w->groups + gr) * 2 + 1] = rstd;
+            for (int c = gr * per; c < (gr + 1) * per; c++) {
+                double gain = w->g[c], shift = w->b[c];
+                if (emb) { /* (1,2C,1,N): scale, then shift */
+                    size_t at = ((size_t)1 * (emb->w + 2) + 1 + n) * 16;
+                    int c2 = c + w->c;
+                    double k = 1 + (double)emb->blk[c / 16][at + c % 16];
+                    gain *= k;
+                    shift = shift * k + emb->blk[c2 / 16][at + c2 % 16];
+                }
+                size_t at = (size_t)n * x->cb * 16 + c;
+                s->S[at] = (di_real)gain;
+                s->A[at] = (di_real)(gain * rstd);
+                s->B[at] = (di_real)(shift - gain * rstd * mean);
+            }
+        }
+}
+
+/* With xh = (x-m)r, q = S gy f'(u): gx = r (q - mean(q) - xh mean(q xh)), means over a group. */
+static void norm_vjp(di_tape *tp, di_rec *r)
+{
+    const di_norm *w = r->weight;
+    di_tensor *x = r->x, *g = r->y->g;
+    di_buf *work = buf_new(tp, (size_t)x->n * x->cb * 16 * (2 * sizeof(double) + 4 * sizeof(di_real)));
+    if (work && live(tp)) {
+        norm_saved s = norm_layout(buf_data(tp, r->saved), x, w->groups);
+        double *sums = buf_data(tp, work);
+        di_real *coef = (di_real *)(sums + (size_t)x->n * x->cb * 32);
+        int per = w->c / w->groups;
+        double count = (double)per * x->h * x->w;
+        tp->k->norm_vjp_sums(sums, g->blk, planes(x), s.A, s.B, x->n * x->cb, x->h, x->w,
+                             r->flag, tp->ctx->threads);
+        memset(coef, 0, (size_t)x->n * x->cb * 64 * sizeof *coef);
+        for (int n = 0; n < x->n; n++)
+            for (int gr = 0; gr < w->groups; gr++) {
+                double mean = s.stat[(n * w->groups + gr) * 2];
+                double rstd = s.stat[(n * w->groups + gr) * 2 + 1], mq = 0, mqx = 0;
+                for (int c = gr * per; c < (gr + 1) * per; c++) {
+                    size_t at = (size_t)n * x->cb * 16 + c;
+                    mq += s.S[at] * sums[at * 2];
+                    mqx += s.S[at] * (rstd * (sums[at * 2 + 1] - mean * sums[at * 2]));
+                }
+                for (int c = gr * per; c < (gr + 1) * per; c++) {
+                    di_real *k = coef + ((size_t)n * x->cb + c / 16) * 64 + c % 16;
+                    k[0] = (di_real)(rstd * s.S[(size_t)n * x->cb * 16 + c]);
+                    k[16] = (di_real)(-rstd * rstd * mqx / count);
+                    k[32] = (di_real)mean;
+                    k[48] = (di_real)(-rstd * mq / count);
+                }
+            }
+        /* the first contribution is computed in gy's own place and handed over */
+        tp->k->norm_vjp_apply(x->g ? x->g->blk : g->blk, planes(g), planes(x), coef,
+                              x->n * x->cb, x->h, x->w, x->g != NULL, tp->ctx->threads);
+    }
+    buf_drop(tp, work);
+    if (!x->g) {
+        x->g = g;
+        r->y->g = NULL;
+    }
+    di_drop(tp, x); /* the record's hold on the norm's input */
+}
+
+di_tensor *di_normalize(di_tape *tp, di_tensor *x, const di_norm *w, const di_tensor *emb,
+                        int silu)
+{
+    di_tensor *y = x && !tp->failed ? like(tp, x) : NULL;
+    if (!y)
+        return NULL;
+    size_t count = (size_t)x->n * x->cb * 16;
+    di_buf *saved = buf_new(tp, (size_t)x->n * w->groups * 2 * sizeof(double)
+                            + 3 * count * sizeof(di_real));
+    di_buf *sums = buf_new(tp, count * 2 * sizeof(double));
+    if (!saved || !sums)
+        return NULL;
+    if (live(tp)) {
+        norm_saved s = norm_layout(buf_data(tp, saved), x, w->groups);
+        memset(s.A, 0, 3 * count * sizeof(di_real)); /* padding channels stay +0 */
+        norm_coefficients(tp, &s, x, w, emb, buf_data(tp, sums));
+        tp->k->norm_apply(y->blk, planes(x), s.A, s.B, x->n * x->cb, x->h, x->w, silu,
+                          tp->ctx->threads);
+    }
+    buf_drop(tp, sums);
+    di_rec *r = record(tp, norm_vjp, x, y);
+    if (r) {
+        r->weight = w;
+        r->saved = saved;
+        r->flag = silu;
+        hold(x);
+    } else {
+        buf_drop(tp, saved);
+    }
+    return y;
+}
+
+/* ---- resampling, concatenation ---- */
+
+static void upsample_vjp(di_tape *tp, di_rec *r)
+{
+    int acc = r->x->g != NULL;
+    if (!acc)
+        r->x->g = like(tp, r->x);
+    if (r->x->g && live(tp))
+        tp->k->pool(r->x->g->blk, planes(r->y->g), 1, r->x->n * r->x->cb, r->x->h, r->x->w, acc,
+                    tp->ctx->threads);
+}
+
+di_tensor *di_upsample(di_tape *tp, di_tensor *x)
+{
+    di_tensor *y = x && !tp->failed ? di_tensor_new(tp, x->n, x->c, 2 * x->h, 2 * x->w) : NULL;
+    if (y && live(tp))
+        tp->k->upsample(y->blk, planes(x), 1, x->n * x->cb, x->h, x->w, 0, tp->ctx->threads);
+    if (y)
+        record(tp, upsample_vjp, x, y);
+    return y;
+}
+
+static void pool_vjp(di_tape *tp, di_rec *r)
+{
+    int acc = r->x->g != NULL;
+    if (!acc)
+        r->x->g = like(tp, r->x);
+    if (r->x->g && live(tp))
+        tp->k->upsample(r->x->g->blk, planes(r->y->g), (di_real)0.25, r->y->n * r->y->cb,
+                        r->y->h, r->y->w, acc, tp->ctx->threads);
+}
+
+di_tensor *di_pool2(di_tape *tp, di_tensor *x)
+{
+    di_tensor *y = x && !tp->failed ? di_tensor_new(tp, x->n, x->c, x->h / 2, x->w / 2) : NULL;
+    if (y && live(tp))
+        tp->k->pool(y->blk, planes(x), (di_real)0.25, x->n * x->cb, y->h, y->w, 0,
+                    tp->ctx->threads);
+    if (y)
+        record(tp, pool_vjp, x, y);
+    return y;
+}
+
+/* Channels [from, from+c) of t, sharing its memory. */
+static di_tensor *slice(di_tape *tp, di_tensor *t, int from, int c)
+{
+    di_tensor *s = header_new(tp, t->n, c, t->h, t->w);
+    if (!s)
+        return NULL;
+    for (int n = 0; n < t->n; n++)
+        for (int b = 0; b < s->cb; b++)
+            s->blk[n * s->cb + b] = t->blk[n * t->cb + from / 16 + b];
+    s->buf[0] = t->buf[0];
+    s->buf[1] = t->buf[1];
+    hold(s);
+    return s;
+}
+
+/* The gradient splits: each half is a view of gy's memory. */
+static void concat_vjp(di_tape *tp, di_rec *r)
+{
+    di_tensor *a = r->x, *b = r->add, *g = r->y->g;
+    if (a->need)
+        give_gradient(tp, a, slice(tp, g, 0, a->c));
+    if (b->need)
+        give_gradient(tp, b, slice(tp, g, a->c, b->c));
+}
+
+di_tensor *di_concat(di_tape *tp, di_tensor *a, di_tensor *b)
+{
+    if (!a || !b || tp->failed)
+        return NULL;
+    if (a->c % 16 || a->buf[1] || b->buf[1]) {
+        tape_fail(tp, DI_EINPUT, "concatenation needs plain tensors of 16k channels");
+        return NULL;
+    }
+    di_tensor *y = header_new(tp, a->n, a->c + b->c, a->h, a->w);
+    if (!y)
+        return NULL;
+    for (int n = 0; n < y->n; n++) {
+        memcpy(y->blk + n * y->cb, a->blk + n * a->cb, a->cb * sizeof *y->blk);
+        memcpy(y->blk + n * y->cb + a->cb, b->blk + n * b->cb, b->cb * sizeof *y->blk);
+    }
+    y->buf[0] = a->buf[0];
+    y->buf[1] = b->buf[0];
+    hold(y);
+    di_rec *r = record(tp, concat_vjp, a->need ? a : b, y);
+    if (r) {
+        r->x = a;
+        r->add = b;
+    }
+    return y;
+}
+
+/* ---- embedding helpers (constants: no derivative) ---- */
+
+void di_add_channels(di_tape *tp, di_tensor *x, const di_tensor *emb)
+{
+    if (!x || !emb || !live(tp))
+        return;
+    for (int b = 0; b < x->n * x->cb; b++) {
+        const di_real *e = emb->blk[b % x->cb] + ((size_t)(emb->w + 2) + 1 + b / x->cb) * 16;
+        for (int i = 0; i < x->h; i++) {
+            di_real *p = x->blk[b] + ((size_t)(i + 1) * (x->w + 2) + 1) * 16;
+            for (int j = 0; j < x->w; j++, p += 16)
+                for (int l = 0; l < 16; l++)
+                    p[l] += e[l];
+        }
+    }
+}
+
+di_tensor *di_silu(di_tape *tp, di_tensor *x)
+{
+    di_tensor *y = x && !tp->failed ? like(tp, x) : NULL;
+    di_buf *one = y ? buf_new(tp, 2 * (size_t)x->n * x->cb * 16 * sizeof(di_real)) : NULL;
+    if (one && live(tp)) {
+        di_real *A = buf_data(tp, one), *B = A + (size_t)x->n * x->cb * 16;
+        for (int i = 0; i < x->n * x->cb * 16; i++) {
+            A[i] = 1;
+            B[i] = 0;
+        }
+        tp->k->norm_apply(y->blk, planes(x), A, B, x->n * x->cb, x->h, x->w, 1,
+                          tp->ctx->threads);
+    }
+    buf_drop(tp, one);
+    return y;
+}
+
+/* ---- attention ----
+   Per image and head, T positions, d channels: S = Q K^T / sqrt(d), P = softmax over keys,
+   O = P V. The derivative recomputes P; nothing of size T x T is kept. */
+
+enum { QROWS = 64 };
+
+typedef struct attn {
+    int T, d, Tp, dp;                  /* Tp, dp: rounded up to 16 */
+    di_real *q, *k, *v;                /* [T][dp] */
+    di_real *kt, *vt;                  /* [d][Tp] */
+    di_real *s, *ds, *go, *o;          /* [QROWS][Tp] twice, [QROWS][dp] twice */
+    di_real *gq, *gk, *gv, *part;      /* [T][dp] */
+} attn;
+
+/* Carves one job's scratch out of p (NULL: only counts); returns its size in elements. */
+static size_t attn_layout(attn *a, int T, int d, int vjp, di_real *p)
+{
+    size_t Tp = ((size_t)T + 15) / 16 * 16, dp = ((size_t)d + 15) / 16 * 16, used = 0;
+    size_t rows = T * dp, cols = d * Tp, tile = QROWS * Tp, strip = QROWS * dp;
+    struct { di_real **p; size_t n; } part[13] = {
+        { &a->q, rows }, { &a->k, rows }, { &a->v, rows }, { &a->kt, cols }, { &a->s, tile },
+        { &a->o, strip }, { &a->vt, cols }, { &a->ds, tile }, { &a->go, strip },
+        { &a->gq, rows }, { &a->gk, rows }, { &a->gv, rows }, { &a->part, rows } };
+    a->T = T;
+    a->d = d;
+    a->Tp = (int)Tp;
+    a->dp = (int)dp;
+    for (int i = 0; i < (vjp ? 13 : 6); i++) {
+        *part[i].p = p ? p + used : NULL;
+        used += part[i].n;
+    }
+    return used;
+}
+
+/* rows [count][dp] = channels c0..c0+d of image n, positions first.. of t; padding +0. */
+static void head_read(const di_tensor *t, int n, int c0, int d, int dp, int first, int count,
+                      di_real *rows)
+{
+    for (int i = 0; i < count; i++) {
+        int at = first + i;
+        size_t pixel = ((size_t)(at / t->w + 1) * (t->w + 2) + at % t->w + 1) * 16;
+        for (int c = 0; c < dp; c++)
+            rows[(size_t)i * dp + c] =
+                c < d ? t->blk[n * t->cb + (c0 + c) / 16][pixel + (c0 + c) % 16] : 0;
+    }
+}
+
+static void head_write(di_tensor *t, int n, int c0, int d, int dp, int first, int count,
+                       const di_real *rows, int acc)
+{
+    for (int i = 0; i < count; i++) {
+        int at = first + i;
+        size_t pixel = ((size_t)(at / t->w + 1) * (t->w + 2) + at % t->w + 1) * 16;
+        for (int c = 0; c < d; c++) {
+            di_real *p = t->blk[n * t->cb + (c0 + c) / 16] + pixel + (c0 + c) % 16;
+            *p = acc ? *p + rows[(size_t)i * dp + c] : rows[(size_t)i * dp + c];
+        }
+    }
+}
+
+static void transpose_rows(const di_real *a, int T, int d, int dp, int Tp, di_real *at)
+{
+    for (int c = 0; c < d; c++)
+        for (int i = 0; i < Tp; i++)
+            at[(size_t)c * Tp + i] = i < T ? a[(size_t)i * dp + c] : 0;
+}
+
+/* q, k, v of head `hd` and P for rows [first, first+count). */
+static void head_load(const di_tensor *qkv, int n, int hd, attn *a)
+{
+    int C = qkv->c / 3;
+    head_read(qkv, n, hd * a->d, a->d, a->dp, 0, a->T, a->q);
+    head_read(qkv, n, C + hd * a->d, a->d, a->dp, 0, a->T, a->k);
+    head_read(qkv, n, 2 * C + hd * a->d, a->d, a->dp, 0, a->T, a->v);
+    transpose_rows(a->k, a->T, a->d, a->dp, a->Tp, a->kt);
+}
+
+static void head_softmax(const di_kernels *k, attn *a, int first, int count)
+{
+    k->matmul(a->s, a->Tp, a->q + (size_t)first * a->dp, a->dp, 1, a->kt, a->Tp, count, a->d,
+              a->Tp);
+    k->softmax(a->s, count, a->T, a->Tp, (di_real)(1 / sqrt((double)a->d)));
+}
+
+/* gv = P^T go; dP = go V^T; dS = P (dP - sum(go o)); gq = dS K / sqrt d; gk = dS^T Q / sqrt d.
+   Sums over query rows run ascending through the strips. */
+static void head_vjp(const di_kernels *k, const di_tensor *qkv, const di_tensor *go,
+                     di_tensor *gqkv, int n, int hd, int acc, attn *a)
+{
+    int C = qkv->c / 3, T = a->T, d = a->d, dp = a->dp, Tp = a->Tp;
+    di_real scale = (di_real)(1 / sqrt((double)d));
+    head_load(qkv, n, hd, a);
+    transpose_rows(a->v, T, d, dp, Tp, a->vt);
+    memset(a->gk, 0, (size_t)T * dp * sizeof(di_real));
+    memset(a->gv, 0, (size_t)T * dp * sizeof(di_real));
+    for (int first = 0; first < T; first += QROWS) {
+        int count = T - first < QROWS ? T - first : QROWS;
+        head_softmax(k, a, first, count);
+        k->matmul(a->o, dp, a->s, Tp, 1, a->v, dp, count, T, dp);
+        head_read(go, n, hd * d, d, dp, first, count, a->go);
+        k->matmul(a->part, dp, a->s, 1, Tp, a->go, dp, T, count, dp);
+        for (size_t i = 0; i < (size_t)T * dp; i++)
+            a->gv[i] += a->part[i];
+        k->matmul(a->ds, Tp, a->go, dp, 1, a->vt, Tp, count, d, Tp);
+        for (int i = 0; i < count; i++) {
+            di_real delta = 0, *ds = a->ds + (size_t)i * Tp, *s = a->s + (size_t)i * Tp;
+            for (int c = 0; c < d; c++)
+                delta += a->go[(size_t)i * dp + c] * a->o[(size_t)i * dp + c];
+            for (int j = 0; j < Tp; j++)
+                ds[j] = s[j] * (ds[j] - delta) * scale;
+        }
+        k->matmul(a->gq + (size_t)first * dp, dp, a->ds, Tp, 1, a->k, dp, count, T, dp);
+        k->matmul(a->part, dp, a->ds, 1, Tp, a->q + (size_t)first * dp, dp, T, count, dp);
+        for (size_t i = 0; i < (size_t)T * dp; i++)
+            a->gk[i] += a->part[i];
+    }
+    head_write(gqkv, n, hd * d, d, dp, 0, T, a->gq, acc);
+    head_write(gqkv, n, C + hd * d, d, dp, 0, T, a->gk, acc);
+    head_write(gqkv, n, 2 * C + hd * d, d, dp, 0, T, a->gv, acc);
+}
+
+static int thread_number(void)
+{
+#ifdef _OPENMP
+    return omp_get_thread_num();
+#else
+    return 0;
+#endif
+}
+
+static void attention_vjp(di_tape *tp, di_rec *r)
+{
+    di_tensor *x = r->x;
+    int heads = r->flag, d = x->c / 3 / heads, acc = x->g != NULL, threads = tp->ctx->threads;
+    attn probe;
+    size_t each = attn_layout(&probe, x->h * x->w, d, 1, NULL);
+    di_buf *work = buf_new(tp, each * threads * sizeof(di_real));
+    if (!acc)
+        x->g = like(tp, x);
+    if (work && x->g && live(tp)) {
+        di_real *base = buf_data(tp, work);
+        PARALLEL_FOR(threads)
+        for (int job = 0; job < x->n * heads; job++) {
+            attn a;
+            attn_layout(&a, x->h * x->w, d, 1, base + thread_number() * each);
+            head_vjp(tp->k, x, r->y->g, x->g, job / heads, job % heads, acc, &a);
+        }
+    }
+    buf_drop(tp, work);
+    di_drop(tp, x);
+}
+
+di_tensor *di_attention(di_tape *tp, di_tensor *x, int heads)
+{
+    if (!x || tp->failed)
+        return NULL;
+    int d = x->c / 3 / heads, T = x->h * x->w, threads = tp->ctx->threads;
+    di_tensor *y = di_tensor_new(tp, x->n, x->c / 3, x->h, x->w);
+    attn probe;
+    size_t each = attn_layout(&probe, T, d, 0, NULL);
+    di_buf *work = y ? buf_new(tp, each * threads * sizeof(di_real)) : NULL;
+    if (!work)
+        return NULL;
+    if (live(tp)) {
+        di_real *base = buf_data(tp, work);
+        for (int b = 0; y->c % 16 && b < y->n * y->cb; b++)
+            memset(y->blk[b], 0, plane(y) * sizeof(di_real));
+        PARALLEL_FOR(threads)
+        for (int job = 0; job < x->n * heads; job++) {
+            attn a;
+            attn_layout(&a, T, d, 0, base + thread_number() * each);
+            head_load(x, job / heads, job % heads, &a);
+            for (int first = 0; first < T; first += QROWS) {
+                int count = T - first < QROWS ? T - first : QROWS;
+                head_softmax(tp->k, &a, first, count);
+                tp->k->matmul(a.o, a.dp, a.s, a.Tp, 1, a.v, a.dp, count, T, a.dp);
+                head_write(y, job / heads, job % heads * d, d, a.dp, first, count, a.o, 0);
+            }
+        }
+    }
+    buf_drop(tp, work);
+    tp->macs += 2.0 * T * T * (x->c / 3) * x->n;
+    di_rec *r = record(tp, attention_vjp, x, y);
+    if (r) {
+        r->flag = heads;
+        hold(x);
+    }
+    return y;
+}
+
+#endif /* DI_KERNELS_ONLY */

@@ -1,0 +1,140 @@
+/* cmd.h - what the files of the diffinv command share.
+ *
+ *   main.c      the verbs, their help, the start, signals
+ *   settings.c  key=value settings from the line and from files; the run record
+ *   input.c     weights, pictures and numbers, brought to what a run needs
+ *   run.c       measure, solve, sample: the verbs that run something long
+ *   sheet.c     the sheet of pictures that solve makes
+ *   show.c      eval, info, list, net, op: the verbs that show something
+ *
+ * Everything that can fail returns nonzero and leaves one line and the exit code in the
+ * context: di_fail() records them, main() prints the one and returns the other. */
+#ifndef CMD_H
+#define CMD_H
+
+#define DIFFINV_KERNELS
+#include <signal.h>
+#include <stdio.h>
+#include "io.h"
+#include "make.h"
+#include "picture.h"
+
+enum {
+    V_MEASURE = 1, V_SOLVE = 2, V_SAMPLE = 4, V_EVAL = 8, V_INFO = 16, V_LIST = 32, V_NET = 64,
+    V_OP = 128, V_ALL = 255
+};
+
+typedef struct setting {
+    char *key, *value;
+} setting;
+/* Settings in the order of their first mention; setting a key again replaces its value. */
+typedef struct settings {
+    setting *item;
+    int n, cap;
+} settings;
+
+typedef struct text {
+    char *s;
+    size_t n, cap;
+    int failed;
+} text;
+
+enum { MAX_WORDS = 2 };
+typedef struct cmd {
+    di_ctx *ctx;
+    const char *verb, *program;     /* the verb's name; argv[0] */
+    unsigned bit;                   /* V_* */
+    settings set;                   /* what the line and its files say; later also defaults */
+    const char *word[MAX_WORDS];
+    int words, quiet, verbose, help;
+    double start;                   /* seconds() at the start */
+    settings facts;                 /* info.* and cost.* lines of the record */
+} cmd;
+
+/* ---- main.c */
+
+extern volatile sig_atomic_t cmd_stop; /* an interrupt came in */
+void cmd_poll_stop(int on); /* on: the first interrupt only sets cmd_stop */
+
+/* ---- settings.c */
+
+double seconds(void);
+void text_add(text *t, const char *format, ...);
+const char *settings_get(const settings *s, const char *key);
+int settings_put(cmd *c, settings *s, const char *key, const char *value);
+void settings_drop(settings *s, const char *key); /* "key", or all of "prefix." */
+void settings_free(settings *s);
+/* Reads key=value lines; '#' starts a comment line. */
+int settings_read(cmd *c, const char *path, settings *s);
+
+const char *cmd_get(const cmd *c, const char *key);          /* or NULL */
+const char *cmd_or(cmd *c, const char *key, const char *or); /* makes the default a setting */
+int cmd_need(cmd *c, const char *key, const char **value);   /* fails if it is missing */
+int cmd_parse(cmd *c, int argc, char **argv);
+void cmd_note(cmd *c, const char *format, ...);   /* on stderr, not with -q */
+void cmd_detail(cmd *c, const char *format, ...); /* on stderr with -v */
+int cmd_io(cmd *c, int code, const char *err);    /* passes on what a function of io.h says */
+int cmd_fact(cmd *c, const char *key, const char *format, ...);
+
+/* Fails now, not after the work, if an output can't be written; array: an array or picture. */
+int cmd_check_output(cmd *c, const char *key, int array);
+int cmd_write(cmd *c, const char *key, const io_array *a); /* with the settings in a PNG */
+int cmd_write_record(cmd *c, const di_cost *cost, double spent); /* OUT.run */
+int is_picture_name(const char *path); /* .png .ppm .pgm */
+
+/* ---- input.c */
+
+int input_seed(cmd *c, uint64_t *seed);
+int input_int(cmd *c, const char *key, const char *otherwise, int lo, int hi, int *value);
+int input_machine(cmd *c); /* --threads, --isa, --numerics */
+int input_array(cmd *c, const char *path, io_array *a);
+/* value: one number, or an NPY file of n. */
+int input_numbers(cmd *c, const char *key, const char *value, size_t n, double *out);
+
+typedef struct weights {
+    di_net *net;
+    int fd;
+    char path[1024];
+    int in, out;        /* channels */
+    int trained;        /* side of the pictures it was trained at, 0: unknown */
+    int multiple;       /* sides are multiples of this */
+    int classes;
+} weights;
+int weights_open(cmd *c, const char *name, unsigned flags, weights *w);
+int weights_find(cmd *c, const char *name, char path[1024]);     /* 0 when it is found */
+const char *weights_dir(const cmd *c, int i, char path[1024]);   /* i-th place, or NULL */
+int weights_size(cmd *c, const weights *w, int h, int width);    /* is that size legal? */
+int input_size(cmd *c, int *h, int *w); /* --size; 0 0 if there is none */
+int input_labels(cmd *c, const weights *w, size_t n, int **labels); /* NULL if it has none */
+
+/* Reads pictures for prior w (NULL: any) and brings them to its channels and size. */
+int input_pictures(cmd *c, const char *path, const weights *w, io_array *a);
+
+/* The problem that the settings ask for. record (or NULL) is that of the measurement: it fills
+ * what was not given, and a contradiction is an error. */
+int input_problem(cmd *c, const settings *record, const char *path, make_spec *spec);
+/* The solver, its parameters checked; otherwise: the default. needs: DI_NEEDS_PROBLEM or 0. */
+int input_solver(cmd *c, const char *otherwise, unsigned needs, const di_solver **solver);
+int input_params(cmd *c, const di_solver *solver, di_run *run); /* from settings and back */
+
+/* ---- sheet.c */
+
+/* --sheet, if asked for: truth (may be empty), measurement, trivial answer, restored. */
+int sheet_write(cmd *c, const di_problem *p, const make_spec *spec, const io_array *y,
+                const io_array *truth, const io_array *out, const char *title);
+
+/* ---- the verbs: main.c holds their table */
+
+int verb_measure(cmd *c);
+int verb_solve(cmd *c);
+int verb_sample(cmd *c);
+int verb_eval(cmd *c);
+int verb_info(cmd *c);
+int verb_list(cmd *c);
+int verb_net(cmd *c);
+int verb_op(cmd *c);
+
+const char *verb_names(unsigned bits); /* "solve and sample", for messages */
+unsigned verb_bit(const char *name);
+
+#endif

@@ -1,0 +1,1607 @@
+#!/usr/bin/env python3
+"""Turns a diffusion checkpoint into diffinv's weight file (UNW1). Python 3.8 or later, nothing else.
+
+    tools/convert.py IN -o OUT.unw (--preset NAME | --config FILE) [--entry KEY] [--dtype f32|f16|bf16]
+    tools/convert.py IN --list [--entry KEY]
+
+IN is a PyTorch checkpoint (zip, or the older stream) or a .safetensors file, in guided-diffusion layout.
+--list checks IN and prints a line a tensor: name, dtype, shape, CRC-32 of the values as float32.
+--entry names the dictionary to take; by default the top level, else `ema`, `state_dict`, `model`, ...
+--dtype sets how the weights are stored; by default as IN has them (float64 becomes float32).
+--config is a file of key=value lines, # starts a comment line. The keys are those of the weight file's
+metadata, and qkv.order=legacy|new|edm. Keys left out take the values in COMMON below; net.stem, net.emb,
+pred.channels and data.channels follow from the others. What shapes can tell is checked against IN.
+
+Nothing in IN is executed: its pickles go through the interpreter in chapter 3, which knows a few inert
+objects. Memory stays small whatever the size of IN. Every refusal is one line on stderr.
+Exit status: 1 usage, 2 input file, 3 memory, 5 interrupted, 6 output.
+
+Chapters: 1 refusals and limits, 2 the input file, 3 pickles, 4 containers, 5 values, 6 which dictionary,
+7 the configuration, 8 the network, 9 the weight file, 10 the command.
+"""
+import argparse
+import array
+import collections
+import decimal
+import difflib
+import functools
+import hashlib
+import itertools
+import json
+import math
+import os
+import re
+import signal
+import stat
+import struct
+import sys
+import zlib
+
+CONVERTER = "diffinv convert.py 1"
+
+# ---- 1. Refusals and limits -----------------------------------------------------------------------
+
+CHUNK = 1 << 20             # bytes read, converted and written at a time
+BLOCK = 1 << 25             # bytes of a strided tensor held at once
+MAX_PICKLE = 64 << 20       # bytes
+MAX_OPCODES = 8 << 20
+MAX_STACK = 1 << 20         # also the memo's limit
+MAX_MARKS = 1000
+MAX_STRING = 1 << 20
+MAX_TENSORS = 65536
+MAX_NAME = 255
+MAX_RANK = 8
+MAX_ELEMENTS = 1 << 31
+MAX_EXPANDED = 1 << 24      # elements of a tensor that is larger than its storage
+MAX_JSON = 100 * 1000 * 1000
+MAX_DIRECTORY = 64 << 20    # a zip's central directory
+MAX_HEIGHT = 1 << 62        # any length in a file: far beyond files, far below surprises
+MAX_SHOWN = 8               # offenders listed in one message
+
+
+class Refusal(Exception):
+    """The one line to print (what, where, what to do) and the exit status."""
+
+    def __init__(self, text, code=2):
+        super().__init__(text)
+        self.code = code
+
+
+def show(thing):
+    """Text out of a file, made safe to print: printable ASCII, at most 80 characters."""
+    text = ascii(thing) if isinstance(thing, str) else repr(thing)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def one_line(text):
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def shape_text(shape):
+    return "x".join(map(str, shape)) if shape else "scalar"
+
+
+def shorten(items):
+    more = len(items) - MAX_SHOWN
+    return ", ".join(items[:MAX_SHOWN]) + (" and %d more" % more if more > 0 else "")
+
+
+def whole(value, limit=MAX_HEIGHT):
+    """True for a plain integer (not a bool) in 0..limit."""
+    return type(value) is int and 0 <= value <= limit
+
+
+# ---- 2. The input file ----------------------------------------------------------------------------
+
+# dtype -> bytes an element, struct code (bf16 has none)
+DTYPES = {"f32": (4, "f"), "f16": (2, "e"), "bf16": (2, None), "f64": (8, "d"), "i64": (8, "q"),
+          "i32": (4, "i"), "i16": (2, "h"), "i8": (1, "b"), "u8": (1, "B"), "bool": (1, "?")}
+FLOATS = ("f32", "f16", "bf16", "f64")
+
+
+class Storage:
+    """A run of values in the file: dtype (None where each tensor says its own), `start` in bytes."""
+
+    def __init__(self, key, dtype, count, start=None, crc=None):
+        self.key, self.dtype, self.count, self.start, self.crc = key, dtype, count, start, crc
+        self.nbytes = count * (DTYPES[dtype][0] if dtype else 1)
+
+
+class Tensor:
+    """A view of a storage; offset and strides count elements."""
+
+    def __init__(self, storage, dtype, offset, size, stride):
+        self.storage, self.dtype, self.offset = storage, dtype, offset
+        self.size, self.stride = size, stride
+        self.count = math.prod(size)
+
+
+class Source:
+    """The input file: exact reads at given places."""
+
+    def __init__(self, path):
+        self.path, self.name = path, os.path.basename(path)
+        try:
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                raise Refusal("%s: not a regular file; give a checkpoint" % show(path))
+            self.file = open(path, "rb")
+            self.size = os.fstat(self.file.fileno()).st_size
+        except (OSError, ValueError) as error:
+            raise Refusal("%s: cannot open: %s" % (show(path), reason(error)))
+
+    def fail(self, text):
+        raise Refusal("%s: %s" % (show(self.name), text))
+
+    def read(self, start, count):
+        try:
+            self.file.seek(start)
+            data = self.file.read(count)
+        except OSError as error:
+            self.fail("cannot read: %s" % reason(error))
+        if len(data) != count:
+            self.fail("ends within %d bytes at %d; the file is truncated" % (count, start))
+        return data
+
+    def chunks(self, start, count):
+        for at in range(start, start + count, CHUNK):
+            yield self.read(at, min(CHUNK, start + count - at))
+
+    def verify(self, storage):
+        """Compares a storage with the checksum its container keeps, if any, once."""
+        if storage.crc is not None and self.crc(storage.start, storage.nbytes) != storage.crc:
+            self.fail("record data/%s does not match its checksum; the file is damaged (or was "
+                      "saved without checksums: save it again)" % storage.key)
+        storage.crc = None
+
+    def crc(self, start, count):
+        crc = 0
+        for data in self.chunks(start, count):
+            crc = zlib.crc32(data, crc)
+        return crc
+
+    def sha256(self):
+        digest = hashlib.sha256()
+        for data in self.chunks(0, self.size):
+            digest.update(data)
+        return digest.hexdigest()
+
+
+def reason(error):
+    return getattr(error, "strerror", None) or str(error)
+
+
+# ---- 3. Pickles -----------------------------------------------------------------------------------
+
+class Ordered(dict):
+    """Stands for collections.OrderedDict."""
+
+
+class Global:
+    """Stands for an allowed global; never called, only compared."""
+
+    def __init__(self, module, name):
+        self.module, self.name = module, name
+
+
+STORAGES = {"FloatStorage": "f32", "HalfStorage": "f16", "BFloat16Storage": "bf16",
+            "DoubleStorage": "f64", "LongStorage": "i64", "IntStorage": "i32",
+            "ShortStorage": "i16", "CharStorage": "i8", "ByteStorage": "u8", "BoolStorage": "bool"}
+TORCH_DTYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "float64": "f64",
+                "int64": "i64", "int32": "i32", "int16": "i16", "int8": "i8", "uint8": "u8",
+                "bool": "bool"}
+UTILS = "torch._utils"
+ALLOWED = ({("collections", "OrderedDict"), ("torch.storage", "UntypedStorage")}
+           | {(UTILS, "_rebuild_" + what) for what in ("tensor_v2", "tensor_v3", "parameter")}
+           | {("torch", name) for name in itertools.chain(STORAGES, TORCH_DTYPES)})
+
+
+class Pickle:
+    """Interprets the opcodes that weight files use, over bytes start..end of a source.
+
+    `storages` maps keys to Storage and is shared by the pickles of one checkpoint; `members` is
+    the length of a persistent id (5 in a zip, 6 in a stream)."""
+
+    def __init__(self, source, start, end, storages, members):
+        self.source, self.at, self.end = source, start, min(end, start + MAX_PICKLE)
+        self.capped = end > self.end
+        self.storages, self.members = storages, members
+        self.stack, self.marks, self.memo = [], [], {}
+        self.tensors = 0
+
+    def run(self):
+        """The pickled object; self.at is then the first byte after it."""
+        self.source.read(self.at, 0)
+        if self.take(1) != b"\x80" or not 2 <= self.take(1)[0] <= 5:
+            self.fail("no pickle of protocol 2 to 5")
+        for _ in range(MAX_OPCODES):
+            opcode = self.take(1)
+            if opcode == b".":
+                if self.marks or len(self.stack) != 1:
+                    self.fail("does not end with one object")
+                return self.stack[0]
+            action = ACTIONS.get(opcode)
+            if action is None:
+                self.fail("opcode 0x%02x, which weight files do not use; refused" % opcode[0])
+            action(self)
+        self.fail("more than %d opcodes" % MAX_OPCODES)
+
+    def fail(self, text):
+        self.source.fail("pickle, byte %d: %s" % (self.at, text))
+
+    def take(self, count):
+        if count > self.end - self.at:
+            self.fail("longer than %d bytes; refused" % MAX_PICKLE if self.capped else
+                      "ends in the middle of an opcode; the file is truncated or damaged")
+        data = self.source.file.read(count)
+        if len(data) != count:
+            self.fail("the file is truncated")
+        self.at += count
+        return data
+
+    def number(self, form):
+        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
+
+    # the stack
+
+    def push(self, value):
+        if len(self.stack) >= MAX_STACK:
+            self.fail("stack deeper than %d" % MAX_STACK)
+        self.stack.append(value)
+
+    def pop(self):
+        if len(self.stack) <= (self.marks[-1] if self.marks else 0):
+            self.fail("stack underflow; the file is damaged")
+        return self.stack.pop()
+
+    def top(self):
+        value = self.pop()
+        self.stack.append(value)
+        return value
+
+    def mark(self):
+        if len(self.marks) >= MAX_MARKS:
+            self.fail("nested deeper than %d" % MAX_MARKS)
+        self.marks.append(len(self.stack))
+
+    def pop_mark(self):
+        if not self.marks:
+            self.fail("no mark on the stack; the file is damaged")
+        at = self.marks.pop()
+        items = self.stack[at:]
+        del self.stack[at:]
+        return items
+
+    def put(self, index):
+        if len(self.memo) >= MAX_STACK:
+            self.fail("memo larger than %d" % MAX_STACK)
+        self.memo[index] = self.top()
+
+    def get(self, index):
+        if index not in self.memo:
+            self.fail("memo %d is not set; the file is damaged" % index)
+        self.push(self.memo[index])
+
+    # values
+
+    def integer(self):
+        self.push(int.from_bytes(self.take(self.number("<B")), "little", signed=True))
+
+    def string(self, form):
+        length = self.number(form)
+        if length > MAX_STRING:
+            self.fail("string of %d bytes; refused" % length)
+        try:
+            self.push(self.take(length).decode("utf-8"))
+        except UnicodeDecodeError:
+            self.fail("string that is not UTF-8; the file is damaged")
+
+    def tuple(self, count):
+        items = [self.pop() for _ in range(count)]
+        self.push(tuple(reversed(items)))
+
+    def append(self, items):
+        target = self.top()
+        if type(target) is not list:
+            self.fail("append to what is no list")
+        target.extend(items)
+
+    def set_items(self, items):
+        target = self.top()
+        if type(target) not in (dict, Ordered) or len(items) % 2:
+            self.fail("items set on what is no dictionary")
+        self.fill(target, zip(items[0::2], items[1::2]))
+
+    def fill(self, target, pairs):
+        for key, value in pairs:
+            if type(key) not in (str, int, float, bool, type(None)):
+                self.fail("dictionary key that is neither text nor number; refused")
+            if key in target:
+                self.fail("duplicate key %s; refused" % show(key))
+            target[key] = value
+
+    # objects
+
+    def global_lines(self):
+        self.find_global(self.line(), self.line())
+
+    def line(self):
+        text = b""
+        while len(text) <= MAX_NAME:
+            byte = self.take(1)
+            if byte == b"\n":
+                return text.decode("utf-8", "replace")
+            text += byte
+        self.fail("name of a global longer than %d" % MAX_NAME)
+
+    def global_stack(self):
+        name, module = self.pop(), self.pop()
+        if type(name) is not str or type(module) is not str:
+            self.fail("name of a global that is no text; refused")
+        self.find_global(module, name)
+
+    def find_global(self, module, name):
+        if module.split(".")[0] in ("torch_utils", "dnnlib"):
+            self.fail("pickled program source (an EDM or StyleGAN .pkl), which cannot be read safely; "
+                      "refused: save the network's state dict with torch.save and convert that")
+        if (module, name) not in ALLOWED:
+            self.fail("names %s, which weights do not need; refused: save the state dict alone "
+                      "with torch.save and convert that" % show(module + "." + name))
+        self.push(Global(module, name))
+
+    def build(self):
+        self.pop()
+        if type(self.top()) is not Ordered:
+            self.fail("sets attributes of an object; refused")
+
+    def reduce(self):
+        args, function = self.pop(), self.pop()
+        if type(args) is not tuple or type(function) is not Global:
+            self.fail("calls what is no function; refused")
+        if function.name == "OrderedDict":
+            self.push(self.ordered(args))
+        elif function.name == "_rebuild_tensor_v2" and 6 <= len(args) <= 7:
+            self.push(self.tensor(args, None, args[6:]))
+        elif function.name == "_rebuild_tensor_v3" and 7 <= len(args) <= 8:
+            self.push(self.tensor(args, args[6], args[7:]))
+        elif function.name == "_rebuild_parameter" and len(args) == 3 and type(args[0]) is Tensor:
+            self.push(args[0])
+        else:
+            self.fail("calls %s with unknown arguments; refused" % function.name)
+
+    def ordered(self, args):
+        result = Ordered()
+        if args:                            # Python 2 passed the items as one list of pairs
+            pairs = args[0] if len(args) == 1 else None
+            if type(pairs) is not list or not all(type(p) in (list, tuple) and len(p) == 2
+                                                  for p in pairs):
+                self.fail("OrderedDict of unknown arguments; refused")
+            self.fill(result, pairs)
+        return result
+
+    def storage(self):
+        """A persistent id -> Storage."""
+        pid = self.pop()
+        if type(pid) is not tuple or len(pid) != self.members or pid[0] != "storage" \
+                or type(pid[0]) is not str:
+            self.fail("persistent id of unknown form; refused")
+        kind, key, location, count = pid[1:5]
+        if type(kind) is not Global or kind.name not in STORAGES and kind.name != "UntypedStorage":
+            self.fail("storage of unknown type; refused")
+        if type(key) is not str or not re.fullmatch("[0-9A-Za-z_]{1,64}", key):
+            self.fail("storage key %s; refused" % (show(key) if type(key) is str else "is no text"))
+        if type(location) is not str or not whole(count) or pid[5:] not in ((), (None,)):
+            self.fail("storage %s has an unknown location, size or view; refused" % key)
+        dtype = STORAGES.get(kind.name)
+        known = self.storages.get(key)
+        if known is None:
+            if len(self.storages) >= MAX_TENSORS:
+                self.fail("more than %d storages" % MAX_TENSORS)
+            known = self.storages[key] = Storage(key, dtype, count)
+        elif (known.dtype, known.count) != (dtype, count):
+            self.fail("storage %s is described twice, differently; refused" % key)
+        self.push(known)
+
+    def tensor(self, args, kind, metadata):
+        storage, offset, size, stride = args[:4]
+        if type(storage) is not Storage:
+            self.fail("tensor without a storage; refused")
+        dtype = storage.dtype
+        if kind is not None:
+            dtype = TORCH_DTYPES.get(kind.name) if type(kind) is Global else None
+        if dtype is None or (kind is None) != (storage.dtype is not None):
+            self.fail("tensor of unknown dtype; refused")
+        if metadata and not (metadata[0] is None or type(metadata[0]) is dict and not metadata[0]):
+            self.fail("tensor with extra attributes (conjugate or negative view); refused")
+        self.tensors += 1
+        if self.tensors > MAX_TENSORS:
+            self.fail("more than %d tensors" % MAX_TENSORS)
+        fault = view_fault(offset, size, stride, storage.nbytes // DTYPES[dtype][0])
+        if fault:
+            self.fail("tensor in storage %s: %s; refused" % (storage.key, fault))
+        return Tensor(storage, dtype, offset, size, stride)
+
+
+def view_fault(offset, size, stride, count):
+    """What is wrong with a view of a storage of `count` elements, or None."""
+    if type(size) is not tuple or type(stride) is not tuple or len(size) != len(stride):
+        return "size and stride disagree"
+    if len(size) > MAX_RANK:
+        return "rank %d" % len(size)
+    if not all(map(whole, (offset,) + size + stride)):
+        return "negative or unknown size, stride or offset"
+    elements = math.prod(size)
+    if elements > MAX_ELEMENTS or elements > max(count, MAX_EXPANDED):
+        return "%s elements are too many" % shape_text(size)
+    last = offset + sum((n - 1) * s for n, s in zip(size, stride))
+    if elements and last >= count:
+        return "reaches element %d of %d" % (last, count)
+    return None
+
+
+def pusher(make):
+    return lambda p: p.push(make(p))
+
+
+ACTIONS = {
+    b"\x95": lambda p: p.number("<Q"),                  # FRAME: only a hint
+    b"(": Pickle.mark,
+    b"N": pusher(lambda p: None),
+    b"\x88": pusher(lambda p: True),
+    b"\x89": pusher(lambda p: False),
+    b"}": pusher(lambda p: {}),
+    b"]": pusher(lambda p: []),
+    b")": pusher(lambda p: ()),
+    b"J": pusher(lambda p: p.number("<i")),             # BININT
+    b"K": pusher(lambda p: p.number("<B")),             # BININT1
+    b"M": pusher(lambda p: p.number("<H")),             # BININT2
+    b"G": pusher(lambda p: p.number(">d")),             # BINFLOAT
+    b"\x8a": Pickle.integer,                            # LONG1
+    b"X": lambda p: p.string("<I"),                     # BINUNICODE
+    b"\x8c": lambda p: p.string("<B"),                  # SHORT_BINUNICODE
+    b"q": lambda p: p.put(p.number("<B")),              # BINPUT
+    b"r": lambda p: p.put(p.number("<I")),              # LONG_BINPUT
+    b"\x94": lambda p: p.put(len(p.memo)),              # MEMOIZE
+    b"h": lambda p: p.get(p.number("<B")),              # BINGET
+    b"j": lambda p: p.get(p.number("<I")),              # LONG_BINGET
+    b"t": lambda p: p.push(tuple(p.pop_mark())),        # TUPLE
+    b"\x85": lambda p: p.tuple(1),
+    b"\x86": lambda p: p.tuple(2),
+    b"\x87": lambda p: p.tuple(3),
+    b"a": lambda p: p.append([p.pop()]),                # APPEND
+    b"e": lambda p: p.append(p.pop_mark()),             # APPENDS
+    b"s": lambda p: p.set_items([p.pop(), p.pop()][::-1]),
+    b"u": lambda p: p.set_items(p.pop_mark()),          # SETITEMS
+    b"c": Pickle.global_lines,                          # GLOBAL
+    b"\x93": Pickle.global_stack,                       # STACK_GLOBAL
+    b"R": Pickle.reduce,
+    b"b": Pickle.build,
+    b"Q": Pickle.storage,                               # BINPERSID
+}
+
+
+# ---- 4. Containers: zip, stream, safetensors ------------------------------------------------------
+
+FOREIGN = [                     # offset (from the end when negative), bytes, what it is
+    (0, b"\x89UNW\r\n\x1a\n", "already a diffinv weight file"),
+    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras); convert it to a PyTorch state dict first"),
+    (-8, b"\x57\xfb\x80\x8b\x24\x75\x47\xdb", "a TensorFlow checkpoint; convert it to a PyTorch "
+                                              "state dict first"),
+    (0, b"\x93NUMPY", "a NumPy array, not a checkpoint"),
+    (0, b"GGUF", "a GGUF file; convert the original checkpoint instead"),
+    (0, b"version https://git-lfs", "a git-lfs pointer, not the file itself; run git lfs pull"),
+    (0, b"<", "a web page, not a checkpoint; download the file again"),
+    (0, b"\x1f\x8b", "compressed with gzip; unpack it first"),
+    (257, b"ustar", "a tar archive (a PyTorch checkpoint of 2017, or a packed one); unpack it, or "
+                    "load it with PyTorch and save its state dict again"),
+]
+
+
+def load(source):
+    """The checkpoint as Python objects, with Tensor where the values are."""
+    head = source.read(0, min(source.size, 512))
+    tail = source.read(max(0, source.size - 8), min(source.size, 8))
+    if not head:
+        source.fail("the file is empty")
+    if head[8:9] == b"{":
+        return load_safetensors(source)
+    if head[:4] == b"PK\x03\x04":
+        return load_zip(source)
+    for at, magic, text in FOREIGN:
+        if (tail if at < 0 else head[at:at + len(magic)]) == magic:
+            source.fail(text)
+    if head[:1] == b"\x80":
+        return load_stream(source)
+    source.fail("no known checkpoint format; PyTorch files (zip or stream) and safetensors are read")
+
+
+def load_zip(source):
+    records, root = zip_records(source)
+    if root + "/constants.pkl" in records or any(n.startswith(root + "/code/") for n in records):
+        source.fail("a TorchScript archive; save the network's state_dict() with torch.save instead")
+    packed = [name for name, record in records.items() if record.packed]
+    if packed:
+        source.fail("zip: entry %s is compressed; unpack the file and pack it again with zip -0"
+                    % show(packed[0]))
+    order = records.get(root + "/byteorder")
+    if order and source.read(order.start, min(order.nbytes, 16)).strip() != b"little":
+        source.fail("saved on a big-endian machine; save it again on a little-endian one")
+    main = records[root + "/data.pkl"]
+    if main.nbytes > MAX_PICKLE:
+        source.fail("data.pkl has %d bytes; more than %d are refused" % (main.nbytes, MAX_PICKLE))
+    source.verify(main)
+    storages = {}
+    pickle = Pickle(source, main.start, main.start + main.nbytes, storages, 5)
+    result = pickle.run()
+    if pickle.at != main.start + main.nbytes:
+        source.fail("data.pkl goes on after its object; refused")
+    for key, storage in storages.items():
+        record = records.get("%s/data/%s" % (root, key))
+        if record is None or record.nbytes != storage.nbytes:
+            source.fail("record data/%s has %s bytes, the pickle says %d; the file is damaged"
+                        % (key, "no" if record is None else record.nbytes, storage.nbytes))
+        storage.start, storage.crc = record.start, record.crc
+    return result
+
+
+def zip_records(source):
+    """Every file of the archive as a Storage of bytes, by name; and the one root folder."""
+    count, at, end = zip_directory(source)
+    records, spans, limit = {}, [], at
+    for _ in range(count):
+        if end - at < 46:
+            source.fail("zip: directory ends early; the file is damaged")
+        entry = struct.unpack("<4s6H3I5H2I", source.read(at, 46))
+        magic, flags, method = entry[0], entry[3], entry[4]
+        name_len, extra_len, comment_len, disk = entry[10:14]
+        at += 46
+        if magic != b"PK\x01\x02" or name_len + extra_len + comment_len > end - at:
+            source.fail("zip: directory entry at %d is damaged" % (at - 46))
+        raw = source.read(at, name_len)
+        name = zip_name(source, raw)
+        extra = source.read(at + name_len, extra_len)
+        at += name_len + extra_len + comment_len
+        if name in records:
+            source.fail("zip: duplicate entry %s; refused" % show(name))
+        if flags & 0x2041:
+            source.fail("zip: entry %s is encrypted; refused" % show(name))
+        packed, size, start = zip_extra(source, name, [entry[8], entry[9], entry[16]], extra)
+        if disk or not method and packed != size:
+            source.fail("zip: entry %s has two sizes or lies elsewhere; refused" % show(name))
+        data = zip_local(source, name, raw, (flags, method, entry[7], packed, size), start)
+        if data + packed > limit:
+            source.fail("zip: entry %s reaches beyond the data; the file is damaged" % show(name))
+        spans.append((start, data + packed))
+        records[name] = Storage(name.split("/")[-1], "u8", size, data, entry[7])
+        records[name].packed = method != 0
+    if at != end:
+        source.fail("zip: directory and its size disagree; refused")
+    return records, zip_root(source, records, spans)
+
+
+def zip_directory(source):
+    """Number of entries, start and end of the central directory. No comment, no gap, one disk."""
+    if source.size < 22:
+        source.fail("zip: the file is truncated")
+    end = source.size - 22
+    magic, disk, disk2, here, count, size, start, comment = struct.unpack("<4s4H2IH",
+                                                                          source.read(end, 22))
+    if magic != b"PK\x05\x06" or comment:
+        source.fail("zip: no directory at the end; the file is truncated, or bytes were added")
+    short = (here, count, size, start)
+    locator = source.read(end - 20, 20) if end >= 20 else b""
+    if locator[:4] == b"PK\x06\x07":
+        _, disk_a, at, disks = struct.unpack("<4sIQI", locator)
+        end -= 76
+        if at != end or disk_a or disks > 1 or end < 0:
+            source.fail("zip: the large-file directory is not where it should be; refused")
+        magic, size_of, _, _, disk, disk2, here, count, size, start = struct.unpack(
+            "<4sQ2H2I4Q", source.read(end, 56))
+        full = (here, count, size, start)
+        if magic != b"PK\x06\x06" or size_of != 44 or any(
+                s not in (f, m) for s, f, m in zip(short, full, (0xFFFF,) * 2 + (0xFFFFFFFF,) * 2)):
+            source.fail("zip: its two directories disagree; refused")
+    if disk or disk2 or here != count or start > end or size != end - start:
+        source.fail("zip: the directory is damaged, or the file is truncated")
+    if count > 2 * MAX_TENSORS or size > MAX_DIRECTORY:
+        source.fail("zip: %d entries are too many" % count)
+    return count, start, end
+
+
+def zip_name(source, raw):
+    try:
+        name = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        name = ""
+    if not name.isprintable() or not 1 <= len(name) <= 2 * MAX_NAME:
+        source.fail("zip: entry name %s; refused" % show(raw))
+    return name
+
+
+def zip_extra(source, name, fields, extra):
+    """Packed size, size and offset with those of the zip64 extra put in where they are too large."""
+    wide = b""
+    while len(extra) >= 4:
+        kind, length = struct.unpack("<2H", extra[:4])
+        if kind == 1:
+            wide = extra[4:4 + length]
+        extra = extra[4 + length:]
+    for i in (1, 0, 2):
+        if fields[i] == 0xFFFFFFFF:
+            if len(wide) < 8:
+                source.fail("zip: entry %s lacks its large sizes; refused" % show(name))
+            fields[i], wide = int.from_bytes(wide[:8], "little"), wide[8:]
+    return fields
+
+
+def zip_local(source, name, raw, listed, start):
+    """Where the entry's data start, after comparing the local header with what the directory lists:
+    flags, method, checksum, packed size, size."""
+    if start > source.size - 30:
+        source.fail("zip: entry %s lies beyond the file; the file is damaged" % show(name))
+    local = struct.unpack("<4s5H3I2H", source.read(start, 30))
+    name_len, extra_len = local[9:11]
+    if start + 30 + name_len + extra_len > source.size:
+        source.fail("zip: entry %s lies beyond the file; the file is damaged" % show(name))
+    extra = source.read(start + 30 + name_len, extra_len)
+    packed, size, _ = zip_extra(source, name, [local[7], local[8], 0], extra)
+    found = (local[2], local[3], local[6], packed, size)
+    if listed[0] & 8 and found[2:] == (0, 0, 0):        # these follow the data
+        found = found[:2] + listed[2:]
+    if local[0] != b"PK\x03\x04" or found != listed or source.read(start + 30, name_len) != raw:
+        source.fail("zip: entry %s disagrees with the directory; refused" % show(name))
+    return start + 30 + name_len + extra_len
+
+
+def zip_root(source, records, spans):
+    spans.sort()
+    for (_, end), (start, _) in zip(spans, spans[1:]):
+        if start < end:
+            source.fail("zip: entries overlap; refused")
+    roots = {name.split("/")[0] for name in records}
+    root = roots.pop() if len(roots) == 1 else ""
+    if root and root + "/data.pkl" in records:
+        return root
+    source.fail("zip: not one folder with data.pkl in it; not a PyTorch checkpoint")
+
+
+MAGIC = 0x1950a86a20f9469cfc6c
+
+
+def load_stream(source):
+    """The format of PyTorch up to 1.5: five pickles, then the storages."""
+    storages, at = {}, 0
+    objects = []
+    for step in range(5):
+        pickle = Pickle(source, at, source.size, storages, 6)
+        objects.append(pickle.run())
+        at = pickle.at
+        if step == 0 and (type(objects[0]) is not int or objects[0] != MAGIC):
+            source.fail("a pickle, but not a PyTorch checkpoint; save the state dict with torch.save")
+        if step == 1 and (type(objects[1]) is not int or objects[1] != 1001):
+            source.fail("stream: unknown version; save it again with a newer PyTorch")
+        if step == 2 and (type(objects[2]) is not dict
+                          or objects[2].get("little_endian") is not True):
+            source.fail("stream: not saved on a little-endian machine; save it again on one")
+    keys = objects[4]
+    if type(keys) is not list or not all(type(key) is str for key in keys) \
+            or len(set(keys)) != len(keys) or set(keys) != set(storages):
+        source.fail("stream: the list of storages is not that of the tensors; the file is damaged")
+    for key in keys:
+        storage = storages[key]
+        if source.size - at < 8 or storage.nbytes > source.size - at - 8:
+            source.fail("stream: storage %s reaches beyond the end; the file is truncated" % key)
+        count = struct.unpack("<q", source.read(at, 8))[0]
+        if count != storage.count:
+            source.fail("stream: storage %s has %d elements, the pickle says %d; the file is damaged"
+                        % (key, count, storage.count))
+        storage.start = at + 8
+        at += 8 + storage.nbytes
+    if at != source.size:
+        source.fail("stream: %d bytes after the last storage; refused" % (source.size - at))
+    return objects[3]
+
+
+SAFE_DTYPES = {"F32": "f32", "F16": "f16", "BF16": "bf16", "F64": "f64", "I64": "i64",
+               "I32": "i32", "I16": "i16", "I8": "i8", "U8": "u8", "BOOL": "bool"}
+
+
+def load_safetensors(source):
+    def fail(text):
+        source.fail("safetensors: " + text)
+
+    def pairs(items):
+        result = {}
+        for key, value in items:
+            if key in result:
+                fail("duplicate key %s; refused" % show(key))
+            result[key] = value
+        return result
+
+    def integer(text):
+        return int(text) if len(text) <= 19 else fail("number out of range; refused")
+
+    def other(text):
+        fail("number %s where an integer belongs; refused" % show(text))
+
+    length = struct.unpack("<Q", source.read(0, 8))[0]
+    if length > source.size - 8 or length > MAX_JSON:
+        fail("header of %d bytes; not a safetensors file, or truncated" % length)
+    text = source.read(8, length)
+    if text.count(b"[") + text.count(b"{") > 8 * MAX_TENSORS:
+        fail("header of too many parts; refused")
+    try:
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=pairs, parse_int=integer,
+                            parse_float=other, parse_constant=other)
+    except RecursionError:
+        fail("header nested too deeply; refused")
+    except ValueError:
+        fail("header is not JSON; the file is damaged")
+    notes = header.pop("__metadata__", {})
+    if type(notes) is not dict or not all(type(value) is str for value in notes.values()):
+        fail("__metadata__ is not text; refused")
+    if len(header) > MAX_TENSORS:
+        fail("more than %d tensors" % MAX_TENSORS)
+    result, spans, start = {}, [], 8 + length
+    for name, entry in header.items():
+        if type(entry) is not dict or set(entry) != {"dtype", "shape", "data_offsets"}:
+            fail("entry %s is not dtype, shape and data_offsets; refused" % show(name))
+        dtype, shape, span = entry["dtype"], entry["shape"], entry["data_offsets"]
+        dtype = SAFE_DTYPES.get(dtype) if type(dtype) is str else None
+        if dtype is None:
+            fail("tensor %s has the unknown dtype %s" % (show(name), show(entry["dtype"])))
+        if type(shape) is not list or type(span) is not list or len(span) != 2 \
+                or len(shape) > MAX_RANK or not all(map(whole, shape + span)):
+            fail("tensor %s has a damaged shape or place; refused" % show(name))
+        count = math.prod(shape)
+        if count > MAX_ELEMENTS or span[1] - span[0] != count * DTYPES[dtype][0]:
+            fail("tensor %s: shape %s does not fill its %d bytes; refused"
+                 % (show(name), shape_text(shape), span[1] - span[0]))
+        spans.append(tuple(span))
+        storage = Storage(name, dtype, count, start + span[0])
+        result[name] = Tensor(storage, dtype, 0, tuple(shape), row_major(shape))
+    end = 0
+    for first, last in sorted(spans):
+        if first != end:
+            fail("data has a hole or an overlap at %d; refused" % min(first, end))
+        end = last
+    if end != source.size - start:
+        fail("%d bytes of data, %d described; the file is truncated or damaged"
+             % (source.size - start, end))
+    return result
+
+
+# ---- 5. Values ------------------------------------------------------------------------------------
+
+ITEMS = {1: "B", 2: "H", 4: "I", 8: "Q"}        # array codes to move elements without reading them
+
+
+def row_major(size):
+    stride = [1] * len(size)
+    for i in range(len(size) - 2, -1, -1):
+        stride[i] = stride[i + 1] * max(size[i + 1], 1)
+    return tuple(stride)
+
+
+def values(source, tensor):
+    """The tensor's elements in row-major order, as they are in the file; bytes objects of at most CHUNK."""
+    if not tensor.count:
+        return
+    source.verify(tensor.storage)
+    dims = []                                   # (size, stride), adjacent ones merged where possible
+    for n, s in zip(tensor.size, tensor.stride):
+        if n == 1:
+            continue
+        if dims and dims[-1][1] == n * s:
+            dims[-1] = (dims[-1][0] * n, s)
+        else:
+            dims.append((n, s))
+    yield from walk(source, tensor, tensor.offset, dims)
+
+
+def walk(source, tensor, offset, dims):
+    item = DTYPES[tensor.dtype][0]
+    count = math.prod(n for n, _ in dims)
+    if not dims or dims == [(count, 1)]:
+        yield from source.chunks(tensor.storage.start + offset * item, count * item)
+    elif count * item <= BLOCK:
+        block = bytearray(count * item)
+        sides = [(n, s, t) for (n, s), t in zip(dims, row_major([n for n, _ in dims]))]
+        gather(source, tensor, offset, memoryview(block).cast(ITEMS[item]), 0, sides)
+        for at in range(0, len(block), CHUNK):
+            yield bytes(block[at:at + CHUNK])
+    else:
+        (n, s), rest = dims[0], dims[1:]
+        step = max(1, BLOCK // (count // n * item))
+        for i in range(0, n, step):
+            part = min(step, n - i)
+            yield from walk(source, tensor, offset + i * s, [(part, s)] * (part > 1) + rest)
+
+
+def gather(source, tensor, offset, block, place, sides):
+    """Copies a strided part of the tensor from `offset` on to `place` on in the block.
+    A side is its length, its stride in the file and its stride in the block."""
+    item = DTYPES[tensor.dtype][0]
+    span = 1 + sum((n - 1) * s for n, s, _ in sides)
+    if span * item > BLOCK:                     # too far apart to hold at once: halve the widest side
+        i = max(range(len(sides)), key=lambda i: (sides[i][0] - 1) * sides[i][1])
+        n, s, t = sides[i]
+        low, high = [(n // 2, s, t)], [(n - n // 2, s, t)]
+        gather(source, tensor, offset, block, place, sides[:i] + low + sides[i + 1:])
+        gather(source, tensor, offset + n // 2 * s, block, place + n // 2 * t,
+               sides[:i] + high + sides[i + 1:])
+        return
+    data = memoryview(source.read(tensor.storage.start + offset * item, span * item)).cast(ITEMS[item])
+    sides = sorted(sides)
+    n, s, t = sides.pop()                       # the longest side is copied by slices
+    for index in itertools.product(*(range(side[0]) for side in sides)):
+        a = sum(i * side[1] for i, side in zip(index, sides))
+        b = place + sum(i * side[2] for i, side in zip(index, sides))
+        line = data[a:a + (n - 1) * s + 1:s] if s else \
+            memoryview(array.array(ITEMS[item], data[a:a + 1].tobytes()) * n)
+        block[b:b + (n - 1) * t + 1:t] = line
+
+
+def to_f32(data, dtype):
+    """Little-endian values of any dtype as float32; beyond its range infinite."""
+    if dtype == "f32":
+        return data
+    if dtype == "bf16":
+        wide = bytearray(2 * len(data))
+        wide[2::4], wide[3::4] = data[0::2], data[1::2]
+        return bytes(wide)
+    item, code = DTYPES[dtype]
+    count = len(data) // item
+    numbers = struct.unpack("<%d%s" % (count, code), data)
+    try:
+        return struct.pack("<%df" % count, *numbers)
+    except OverflowError:
+        top = 2.0 ** 128 - 2.0 ** 103           # half a step above the largest float32
+        return struct.pack("<%df" % count, *(v if not abs(v) >= top else math.copysign(math.inf, v)
+                                             for v in numbers))
+
+
+def f32_to_f16(data):
+    """Rounded to nearest, ties to even; OverflowError where a finite value would become infinite."""
+    count = len(data) // 4
+    return struct.pack("<%de" % count, *struct.unpack("<%df" % count, data))
+
+
+@functools.lru_cache(maxsize=4)
+def lanes(count):
+    """For `count` 32-bit lanes of one big integer: 1, exponent mask, its lowest bit, top bit, 0x7fff."""
+    ones = int.from_bytes(b"\1\0\0\0" * count, "little")
+    return ones, ones * 0x7F800000, ones * 0x00800000, ones * 0x80000000, ones * 0x7FFF
+
+
+def f32_to_bf16(data):
+    """As f32_to_f16, on all elements at once: one big integer holds a 32-bit lane for each."""
+    count = len(data) // 4
+    ones, exponent, step, top, half = lanes(count)
+    x = int.from_bytes(data, "little")
+    if ((x & exponent) + step) & top:                       # an infinity or NaN among them
+        return b"".join(bf16_item(word) for word in struct.unpack("<%dI" % count, data))
+    x += half + ((x >> 16) & ones)
+    if ((x & exponent) + step) & top:
+        raise OverflowError
+    wide = x.to_bytes(len(data), "little")
+    result = bytearray(2 * count)
+    result[0::2], result[1::2] = wide[2::4], wide[3::4]
+    return bytes(result)
+
+
+def bf16_item(word):
+    if word & 0x7F800000 == 0x7F800000:
+        quiet = 0x40 if word & 0x7FFFFF else 0
+        return struct.pack("<H", word >> 16 | quiet)
+    word = (word + 0x7FFF + (word >> 16 & 1)) >> 16
+    if word & 0x7F80 == 0x7F80:
+        raise OverflowError
+    return struct.pack("<H", word)
+
+
+def recode(data, old, new):
+    """Values of dtype `old` as f32, f16 or bf16; OverflowError where a finite one would become infinite."""
+    if old == new:
+        return data
+    wide = to_f32(data, old)
+    if old == "f64":                                        # goes through float32, which has less range
+        struct.pack("<%df" % (len(data) // 8), *struct.unpack("<%dd" % (len(data) // 8), data))
+    return {"f32": bytes, "f16": f32_to_f16, "bf16": f32_to_bf16}[new](wide)
+
+
+# ---- 6. Which dictionary, which names --------------------------------------------------------------
+
+ENTRIES = ("ema", "ema_state_dict", "model_ema", "params_ema", "state_dict", "model_state_dict",
+           "model", "net")
+PREFIXES = ("module.", "_orig_mod.", "model.", "ema_model.", "diffusion_model.")
+BUFFERS = ("u", "sqrt_alphas_cumprod", "sqrt_1m_alphas_cumprod")
+
+
+def is_weights(thing):
+    return type(thing) in (dict, Ordered) and bool(thing) \
+        and all(type(name) is str and type(value) is Tensor for name, value in thing.items())
+
+
+def choose(source, root, key):
+    """The dictionary of tensors to take, and the entry's name for the record."""
+    table = root if type(root) in (dict, Ordered) else {}
+    if key is not None and not is_weights(table.get(key)):
+        source.fail("no dictionary of tensors under %s (there are: %s)" % (show(key), candidates(table)))
+    if key is None and not is_weights(table):
+        key = next((k for k in ENTRIES if is_weights(table.get(k))), None)
+        if key is None:
+            source.fail("no dictionary of tensors at the top or under a usual name; name one with "
+                        "--entry (there are: %s)" % candidates(table))
+    chosen = table if key is None else table[key]
+    total = 0
+    for name, tensor in chosen.items():
+        if not name.isprintable() or not 1 <= len(name.encode("utf-8")) <= MAX_NAME:
+            source.fail("tensor name %s; refused" % show(name))
+        total += tensor.count * DTYPES[tensor.dtype][0]
+    if total > 4 * source.size + (1 << 28):
+        source.fail("tensors of %d bytes in all out of a file of %d; refused" % (total, source.size))
+    return chosen, key
+
+
+def candidates(table):
+    found = [show(key) for key, value in table.items() if type(key) is str and is_weights(value)]
+    return shorten(found) if found else "none"
+
+
+def plain_names(source, tensors):
+    """Without known buffers, and without the prefixes that every name has."""
+    tensors = dict(tensors)
+    while True:
+        for name in [name for name in tensors if name in BUFFERS]:
+            if len(tensors[name].size) != 1 or tensors[name].dtype not in FLOATS:
+                source.fail("buffer %s is not a list of floats; refused" % name)
+            del tensors[name]
+        prefix = [p for p in PREFIXES if tensors and all(name.startswith(p) for name in tensors)]
+        if not prefix:
+            return tensors
+        tensors = {name[len(prefix[0]):]: tensor for name, tensor in tensors.items()}
+
+
+# ---- 7. The configuration -------------------------------------------------------------------------
+
+def integer(low, high):
+    def parse(text):
+        if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or not low <= int(text) <= high:
+            raise ValueError("an integer from %d to %d" % (low, high))
+        return int(text)
+    return parse
+
+
+def number(low=-1e14, high=1e14):
+    """A decimal of at most 15 significant digits and 22 decimals, which C reads by one exact division."""
+    def parse(text):
+        if not re.fullmatch(r"[+-]?\d{1,40}(\.\d{1,40})?([eE][+-]?\d{1,3})?", text, re.ASCII):
+            raise ValueError("a decimal number")
+        value = decimal.Context(prec=15).create_decimal(text).normalize()
+        if not low <= value <= high or value.as_tuple().exponent < -22:
+            raise ValueError("a number from %g to %g, not too close to 0" % (low, high))
+        return value
+    return parse
+
+
+def one_of(*words):
+    def parse(text):
+        if text not in words:
+            raise ValueError("one of " + ", ".join(words))
+        return text
+    return parse
+
+
+def list_of(parse):
+    def parse_list(text):
+        items = [parse(item.strip()) for item in text.split(",")]
+        if len(items) > 16:
+            raise ValueError("at most 16 values")
+        return items
+    return parse_list
+
+
+def free_text(text):
+    if not text or not text.isprintable() or len(text) > 1000:
+        raise ValueError("a line of text")
+    return text
+
+
+FLAG, COVERAGE = integer(0, 1), list_of(one_of("all", "last", "none"))
+KEYS = {
+    "format.kind": one_of("unet2d"),
+    "net.in": integer(1, 65536), "net.out": integer(1, 65536), "net.base": integer(2, 65536),
+    "net.stem": integer(1, 65536), "net.mult": list_of(number(1e-3, 65536)),
+    "net.blocks": integer(1, 16), "net.emb": integer(1, 1 << 20), "net.classes": integer(0, 1 << 20),
+    "net.attn.enc": COVERAGE, "net.attn.dec": COVERAGE, "net.attn.mid": FLAG,
+    "net.attn.mid_norm": FLAG, "net.attn.heads": integer(1, 65536),
+    "net.attn.heads_dec": integer(1, 65536), "net.attn.head_channels": integer(1, 65536),
+    "net.norm.groups": integer(1, 65536), "net.norm.min_channels": integer(1, 65536),
+    "net.norm.eps": number(0, 1), "net.cond": one_of("scale_shift", "add"),
+    "net.resample": list_of(one_of("res", "conv", "pool", "none")),
+    "net.down_pad": one_of("sym", "end"), "net.resample_skip_conv": FLAG,
+    "net.residual_scale": number(1e-6, 1e6), "net.temb.freq_shift": FLAG,
+    "net.temb.order": one_of("cos_sin", "sin_cos"), "net.temb.max_period": number(1, 1e12),
+    "net.image_size": integer(1, 65536),
+    "pred.kind": one_of("eps", "x0", "v", "edm_F"),
+    "pred.var": one_of("none", "learned_range", "fixed_small", "fixed_large"),
+    "pred.channels": integer(1, 65536),
+    "sched.kind": one_of("linear", "cosine", "vp", "ve", "edm"),
+    "sched.steps": integer(1, 1000000), "sched.beta_start": number(0, 1),
+    "sched.beta_end": number(0, 1), "sched.beta_d": number(0, 1e6), "sched.beta_min": number(0, 1e6),
+    "sched.sigma_data": number(0, 1e6), "t.scale": number(1e-6, 1e6),
+    "data.min": number(), "data.max": number(), "data.shift": number(), "data.scale": number(),
+    "data.channels": one_of("rgb", "gray", "complex"), "info.license": free_text,
+    "qkv.order": one_of("legacy", "new", "edm"),        # told to the converter only
+}
+SCHEDULES = {"linear": {"sched.steps", "sched.beta_start", "sched.beta_end"},
+             "cosine": {"sched.steps"}, "vp": {"sched.beta_d", "sched.beta_min"}, "ve": set(),
+             "edm": {"sched.sigma_data"}}
+CHOICES = {"net.attn.heads", "net.attn.heads_dec", "net.attn.head_channels", "qkv.order"} \
+    | set().union(*SCHEDULES.values())                  # keys that may be absent
+
+# What guided-diffusion networks share.
+COMMON = """
+    format.kind=unet2d        net.in=3                net.classes=0
+    net.attn.mid=1            net.attn.mid_norm=1     net.norm.groups=32
+    net.norm.min_channels=1   net.norm.eps=0.00001    net.down_pad=sym
+    net.resample_skip_conv=0  net.residual_scale=1    net.temb.freq_shift=0
+    net.temb.order=cos_sin    net.temb.max_period=10000
+    pred.kind=eps             t.scale=1
+    data.min=-1               data.max=1              data.shift=0              data.scale=1
+"""
+LINEAR = """
+    sched.kind=linear         sched.steps=1000        sched.beta_start=0.0001   sched.beta_end=0.02
+"""
+ADM_256 = LINEAR + """
+    net.image_size=256        net.out=6               net.mult=1,1,2,2,4,4
+    net.cond=scale_shift      net.resample=res,res,res,res,res
+    net.attn.head_channels=64 qkv.order=legacy        pred.var=learned_range
+"""
+FFHQ = ADM_256 + """
+    net.base=128              net.blocks=1
+    net.attn.enc=none,none,none,none,all,none         net.attn.dec=none,none,none,none,all,none
+"""
+IMAGENET = ADM_256 + """
+    net.base=256              net.blocks=2
+    net.attn.enc=none,none,none,all,all,all           net.attn.dec=none,none,none,all,all,all
+"""
+PORTRAITS = LINEAR + """
+    net.image_size=64         net.out=3               net.mult=1,1,2,2
+    net.cond=scale_shift      net.resample=res,res,res
+    net.base=64               net.blocks=1
+    net.attn.enc=none,none,all,all                    net.attn.dec=none,none,all,all
+    net.attn.head_channels=32 qkv.order=legacy        pred.var=fixed_large
+"""
+PRESETS = {"ffhq_10m": FFHQ, "celebahq_p2": FFHQ, "imagenet256": IMAGENET, "lsun_bedroom": IMAGENET,
+           "portraits64": PORTRAITS}
+LICENSES = {"portraits64": "trained on photographs by Chris McAndrew / UK Parliament, CC BY 3.0 "
+            "(https://creativecommons.org/licenses/by/3.0/), cropped and resized; on headshots of the "
+            "Civil Services project, (c) 2017, MIT licence; and on official portraits of members of "
+            "the United States Congress, works of the United States government"}
+UNSTATED = "see the publisher of the checkpoint"
+
+
+def pairs_of(text):
+    return dict(word.split("=", 1) for word in text.split())
+
+
+def preset(name):
+    pairs = dict(pairs_of(PRESETS[name]), **{"info.license": LICENSES.get(name, UNSTATED)})
+    return Config(pairs, "preset " + name)
+
+
+def config_file(path):
+    where = "config " + show(os.path.basename(path))
+    try:
+        with open(path, "rb") as file:
+            text = file.read(CHUNK + 1).decode("utf-8")
+    except (OSError, ValueError) as error:
+        raise Refusal("%s: cannot read: %s" % (where, reason(error)))
+    if len(text) > CHUNK:
+        raise Refusal("%s: too long" % where)
+    pairs = {}
+    for line_number, line in enumerate(text.split("\n"), 1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        key, equals, value = (part.strip() for part in line.partition("="))
+        if not equals or key in pairs:
+            raise Refusal("%s, line %d: %s" % (where, line_number, "duplicate key " + show(key)
+                                               if equals else "not key=value"))
+        pairs[key] = value
+    return Config(pairs, where)
+
+
+class Config:
+    """The metadata: `values` parsed and checked, key by key and together."""
+
+    def __init__(self, pairs, where):
+        self.where = where
+        merged = dict(pairs_of(COMMON), **{"info.license": UNSTATED})
+        merged.update(pairs)
+        self.values = {}
+        for key, text in merged.items():
+            if key not in KEYS:
+                near = difflib.get_close_matches(key, KEYS, 1)
+                self.fail("unknown key %s%s" % (show(key), "; meant %s?" % near[0] if near else ""))
+            try:
+                self.values[key] = KEYS[key](text)
+            except ValueError as error:
+                self.fail("%s=%s: expected %s" % (key, show(text)[1:-1], error))
+        self.derive()
+        self.check()
+
+    def fail(self, text):
+        raise Refusal("%s: %s" % (self.where, text))
+
+    def __getitem__(self, key):
+        return self.values[key]
+
+    def get(self, key):
+        return self.values.get(key)
+
+    def derive(self):
+        """Fills in what follows from other keys, then insists on all."""
+        have = self.values
+        if "net.base" in have and "net.mult" in have:
+            have.setdefault("net.stem", self.width(0))
+            have.setdefault("net.emb", 4 * have["net.base"])
+        have.setdefault("pred.channels", have["net.in"])
+        if have["net.in"] in (1, 3):
+            have.setdefault("data.channels", "rgb" if have["net.in"] == 3 else "gray")
+        needed = set(KEYS) - CHOICES | SCHEDULES.get(have.get("sched.kind"), set())
+        missing = sorted(needed - set(have))
+        if missing:
+            self.fail("missing " + ", ".join(missing))
+        if ("net.attn.heads" in have) == ("net.attn.head_channels" in have):
+            self.fail("give one of net.attn.heads and net.attn.head_channels")
+        if "net.attn.heads_dec" in have and "net.attn.heads" not in have:
+            self.fail("net.attn.heads_dec goes with net.attn.heads")
+        unused = {k for k in have if k.startswith("sched.")} - {"sched.kind"} \
+            - SCHEDULES[have["sched.kind"]]
+        if unused:
+            self.fail("%s does not belong to sched.kind=%s" % (sorted(unused)[0], have["sched.kind"]))
+
+    def check(self):
+        levels = len(self["net.mult"])
+        for key in ("net.attn.enc", "net.attn.dec"):
+            if len(self[key]) != levels:
+                self.fail("%s must have %d values, one a level" % (key, levels))
+        resample = self["net.resample"]
+        if levels == 1:
+            if resample != ["none"]:
+                self.fail("net.resample must be none: there is one level")
+        elif len(resample) != levels - 1 or "none" in resample:
+            self.fail("net.resample must have %d values of res, conv, pool" % (levels - 1))
+        if self["net.image_size"] % (1 << (levels - 1)):
+            self.fail("net.image_size must be a multiple of %d" % (1 << (levels - 1)))
+        if any(not 1 <= self.width(level) <= 65536 for level in range(levels)):
+            self.fail("net.mult times net.base must be 1 to 65536")
+        channels = self["pred.channels"]
+        if self["net.out"] != (2 if self["pred.var"] == "learned_range" else 1) * channels:
+            self.fail("net.out=%d does not fit pred.channels=%d and pred.var=%s"
+                      % (self["net.out"], channels, self["pred.var"]))
+        if channels != self["net.in"]:
+            self.fail("pred.channels must equal net.in")
+        if self["data.min"] >= self["data.max"]:
+            self.fail("data.min must be below data.max")
+
+    def width(self, level):
+        return int(float(self["net.mult"][level]) * self["net.base"])
+
+    def heads(self, name, channels):
+        """Heads of the attention block `name`."""
+        if "net.attn.head_channels" in self.values:
+            size = self["net.attn.head_channels"]
+            if channels % size:
+                self.fail("%s: net.attn.head_channels=%d does not divide %d channels"
+                          % (name, size, channels))
+            return channels // size
+        heads = self["net.attn.heads"]
+        if name.startswith("dec."):
+            heads = self.values.get("net.attn.heads_dec", heads)
+        if channels % heads:
+            self.fail("%s: %d heads do not divide %d channels" % (name, heads, channels))
+        return heads
+
+    def groups_fit(self, name, channels):
+        groups = min(self["net.norm.groups"], channels // self["net.norm.min_channels"])
+        if groups < 1 or channels % groups:
+            self.fail("%s: %d channels do not divide into %d groups" % (name, channels, groups))
+
+    def lines(self):
+        return {key: value_text(value) for key, value in self.values.items() if key != "qkv.order"}
+
+
+def value_text(value):
+    if isinstance(value, list):
+        return ",".join(map(value_text, value))
+    if isinstance(value, decimal.Decimal):
+        return format(value + 0, "f")                   # + 0 turns -0 into 0
+    return str(value)
+
+
+# ---- 8. The network -------------------------------------------------------------------------------
+
+def graph(config):
+    """(name, shape) of every tensor of the network, in the order of execution."""
+    emb, cond = config["net.emb"], 2 if config["net.cond"] == "scale_shift" else 1
+
+    def norm(name, n):
+        config.groups_fit(name, n)
+        return [(name + ".g", (n,)), (name + ".b", (n,))]
+
+    def conv(name, i, o, k=3):
+        return [(name + ".w", (o, i, k, k)), (name + ".b", (o,))]
+
+    def linear(name, i, o):
+        return [(name + ".w", (o, i)), (name + ".b", (o,))]
+
+    def res(name, i, o, resampled=False):
+        name += ".res"
+        skip = i != o or resampled and config["net.resample_skip_conv"]
+        return (norm(name + ".n1", i) + conv(name + ".c1", i, o)
+                + linear(name + ".emb", emb, cond * o)
+                + norm(name + ".n2", o) + conv(name + ".c2", o, o)
+                + (conv(name + ".skip", i, o, 1) if skip else []))
+
+    def att(name, n, normed=True):
+        name += ".att"
+        config.heads(name, n)
+        return ((norm(name + ".n", n) if normed else []) + linear(name + ".qkv", n, 3 * n)
+                + linear(name + ".proj", n, n))
+
+    def resample(name, n, kind):
+        if kind == "res":
+            return res(name, n, n, True)
+        return conv(name, n, n) if kind == "conv" else []
+
+    def attends(side, level, block, last):
+        where = config["net.attn." + side][level]
+        return where == "all" or where == "last" and block == last
+
+    levels, blocks = len(config["net.mult"]), config["net.blocks"]
+    parts = linear("temb.0", config["net.base"], emb) + linear("temb.1", emb, emb)
+    if config["net.classes"]:
+        parts.append(("label.w", (config["net.classes"], emb)))
+    width = config["net.stem"]
+    parts += conv("stem", config["net.in"], width)
+    skips, k = [width], 0
+    for level in range(levels):
+        for block in range(blocks):
+            parts += res("enc.%d" % k, width, config.width(level))
+            width = config.width(level)
+            if attends("enc", level, block, blocks - 1):
+                parts += att("enc.%d" % k, width)
+            skips.append(width)
+            k += 1
+        if level < levels - 1:
+            parts += resample("enc.%d.down" % k, width, config["net.resample"][level])
+            skips.append(width)
+            k += 1
+    parts += res("mid.0", width, width)
+    if config["net.attn.mid"]:
+        parts += att("mid.1", width, config["net.attn.mid_norm"])
+    parts += res("mid.2", width, width)
+    k = 0
+    for level in reversed(range(levels)):
+        for block in range(blocks + 1):
+            parts += res("dec.%d" % k, width + skips.pop(), config.width(level))
+            width = config.width(level)
+            if attends("dec", level, block, blocks):
+                parts += att("dec.%d" % k, width)
+            if level and block == blocks:
+                parts += resample("dec.%d.up" % k, width, config["net.resample"][level - 1])
+            k += 1
+    return parts + norm("out.n", width) + conv("out.c", width, config["net.out"])
+
+
+ADM_PARTS = {"n1": "in_layers.0", "c1": "in_layers.2", "emb": "emb_layers.1", "n2": "out_layers.0",
+             "c2": "out_layers.3", "skip": "skip_connection",
+             "n": "norm", "qkv": "qkv", "proj": "proj_out"}
+
+
+def adm_names(names):
+    """Canonical name -> the name that guided-diffusion gives the tensor."""
+    attended = {name.split(".att.")[0] for name in names if ".att." in name}
+    heads = {"temb.0": "time_embed.0", "temb.1": "time_embed.2", "label": "label_emb",
+             "stem": "input_blocks.0.0", "out.n": "out.0", "out.c": "out.2"}
+    result = {}
+    for name in names:
+        path, leaf = name.rsplit(".", 1)
+        if path in heads:
+            path = heads[path]
+        else:
+            side, k, *rest = path.split(".")
+            block = "%s.%d" % ({"enc": "input_blocks", "mid": "middle_block",
+                                "dec": "output_blocks"}[side], int(k) + (side == "enc"))
+            if side == "mid":
+                path = "%s.%s" % (block, ADM_PARTS[rest[1]])
+            elif rest[0] in ("res", "att"):
+                path = "%s.%d.%s" % (block, rest[0] == "att", ADM_PARTS[rest[1]])
+            else:                                       # down or up, a residual block or a convolution
+                slot = 0 if side == "enc" else 2 if "%s.%s" % (side, k) in attended else 1
+                path = "%s.%d.%s" % (block, slot, ADM_PARTS[rest[2]] if rest[1:] else
+                                     "op" if side == "enc" else "conv")
+        result[name] = path + (".bias" if leaf == "b" else ".weight")
+    return result
+
+
+# A name that only this family has; what it is called; its table of names (None: not read yet).
+FAMILIES = [
+    ("input_blocks.0.0.weight", "guided-diffusion", adm_names),
+    ("conv_in.weight", "diffusers", None),
+    ("map_layer0.weight", "EDM", None),
+]
+
+
+# Canonical name, name in the checkpoint, canonical shape, Tensor whose values in order fill it.
+Weight = collections.namedtuple("Weight", "name origin shape tensor")
+
+
+def bind(source, tensors, config):
+    """A Weight for every tensor of the network, or a refusal that lists all offenders."""
+    names = adm_names
+    for telltale, family, table in FAMILIES:
+        if telltale in tensors:
+            if table is None:
+                source.fail("a network in %s layout; only the guided-diffusion layout is read" % family)
+            names = table
+    parts = graph(config)
+    theirs = names([name for name, _ in parts])
+    bound, missing, wrong = [], [], []
+    for name, shape in parts:
+        tensor = tensors.get(theirs[name])
+        if tensor is None:
+            missing.append(theirs[name])
+            continue
+        size = tensor.size
+        while name.endswith((".qkv.w", ".proj.w")) and len(size) > 2 and size[-1] == 1:
+            size = size[:-1]
+        if size != shape:
+            wrong.append("%s (%s, not %s)" % (theirs[name], shape_text(tensor.size), shape_text(shape)))
+        elif tensor.dtype not in FLOATS:
+            wrong.append("%s (of dtype %s)" % (theirs[name], tensor.dtype))
+        else:
+            view = Tensor(tensor.storage, tensor.dtype, tensor.offset, size, tensor.stride[:len(size)])
+            if ".att.qkv." in name:
+                view = new_order(view, config, name)
+            bound.append(Weight(name, theirs[name], shape, view))
+    expected = set(theirs.values())
+    surplus = [show(name)[1:-1] for name in tensors if name not in expected]
+    faults = ["%d %s: %s" % (len(items), kind, shorten(items)) for kind, items in
+              (("missing", missing), ("surplus", surplus), ("of wrong shape", wrong)) if items]
+    if faults:
+        source.fail("does not fit %s: %s" % (config.where, "; ".join(faults)))
+    return bound
+
+
+def new_order(view, config, name):
+    """Rows of q, k, v permuted to j*C + h*d + c: the same storage, seen as (j, h, c, columns)."""
+    channels = view.size[0] // 3
+    heads = config.heads(name.split(".qkv.")[0], channels)
+    order = config.get("qkv.order")
+    if order is None and heads > 1:
+        config.fail("qkv.order=legacy|new|edm is needed: %s has %d heads, and shapes cannot tell"
+                    % (name, heads))
+    d = channels // heads
+    row = view.stride[0]
+    j, h, c = {"legacy": (d, 3 * d, 1), "new": (channels, d, 1), "edm": (1, 3 * d, 3)}[order or "new"]
+    return Tensor(view.storage, view.dtype, view.offset, (3, heads, d) + view.size[1:],
+                  (j * row, h * row, c * row) + view.stride[1:])
+
+
+# ---- 9. The weight file ---------------------------------------------------------------------------
+
+ALIGN = 64
+CODES = {"f32": 1, "f16": 2, "bf16": 3}
+HEADER = "<8sII9Q4I24x"
+ENTRY = "<QQIHBB4QII"
+
+
+def padded(size, align=ALIGN):
+    return -(-size // align) * align
+
+
+class Output:
+    """A file written beside its final name and renamed when complete; removed on any failure."""
+
+    def __init__(self, path):
+        self.path = os.path.realpath(path)
+        self.part = "%s.part-%d" % (self.path, os.getpid())
+        self.file = None
+
+    def __enter__(self):
+        if os.path.exists(self.path) and not os.path.isfile(self.path):
+            raise Refusal("%s: not a regular file; give another name" % show(self.path), 6)
+        self.try_to(lambda: self.open())
+        return self
+
+    def open(self):
+        handle = os.open(self.part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0),
+                         0o666)
+        self.file = os.fdopen(handle, "wb")
+
+    def try_to(self, action):
+        try:
+            action()
+        except (OSError, ValueError) as error:
+            raise Refusal("%s: cannot write: %s" % (show(self.path), reason(error)), 6)
+
+    def write(self, data):
+        self.try_to(lambda: self.file.write(data))
+
+    def finish(self, head):
+        def action():
+            self.file.seek(0)
+            self.file.write(head)
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            self.file.close()
+            os.replace(self.part, self.path)
+        self.try_to(action)
+
+    def __exit__(self, kind, error, trace):
+        if kind is not None and self.file is not None:
+            try:
+                self.file.close()
+            except OSError:
+                pass
+            try:
+                os.unlink(self.part)
+            except OSError:
+                pass
+
+
+def meta_block(lines):
+    return "".join("%s=%s\n" % item for item in sorted(lines.items())).encode("utf-8")
+
+
+def write_unw(path, source, bound, meta, dtype):
+    """Writes the file and returns its size. `dtype` None keeps that of each tensor."""
+    by_name = sorted(weight.name for weight in bound)
+    names = "".join(by_name).encode("ascii")
+    index_off = padded(128 + len(meta))
+    names_off = index_off + 64 * len(bound)
+    data_off = padded(names_off + len(names))
+    place, at = {}, data_off
+    for name, _, shape, tensor in bound:
+        kind = dtype or ("f32" if tensor.dtype == "f64" else tensor.dtype)
+        nbytes = tensor.count * DTYPES[kind][0]
+        place[name] = [at, nbytes, kind, shape, 0]
+        at += padded(nbytes)
+    with Output(path) as out:
+        out.write(bytes(data_off))
+        for name, origin, _, tensor in bound:
+            entry = place[name]
+            crc = 0
+            try:
+                for data in values(source, tensor):
+                    data = recode(data, tensor.dtype, entry[2])
+                    crc = zlib.crc32(data, crc)
+                    out.write(data)
+            except OverflowError:
+                source.fail("%s (%s) holds a value beyond the range of %s%s" % (
+                    show(origin)[1:-1], name, entry[2], {"f16": "; use --dtype bf16 or f32",
+                                                        "bf16": "; use --dtype f32"}.get(entry[2], "")))
+            entry[4] = crc
+            out.write(bytes(padded(entry[1]) - entry[1]))
+        index, name_off = [], 0
+        for name in by_name:
+            off, nbytes, kind, shape, crc = place[name]
+            dims = shape + (1,) * (4 - len(shape))
+            index.append(struct.pack(ENTRY, off, nbytes, name_off, len(name), CODES[kind], len(shape),
+                                     *dims, crc, 0))
+            name_off += len(name)
+
+        def head(crc):
+            header = struct.pack(HEADER, b"\x89UNW\r\n\x1a\n", 1, 128, at, 128, len(meta), index_off,
+                                 64 * len(bound), names_off, len(names), data_off, at - data_off,
+                                 len(bound), ALIGN, crc, 0)
+            start = (header + meta).ljust(index_off, b"\0") + b"".join(index) + names
+            return start.ljust(data_off, b"\0")
+        out.finish(head(zlib.crc32(head(0))))
+    return at
+
+
+# ---- 10. The command ------------------------------------------------------------------------------
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise Refusal("%s (see --help)" % message, 1)
+
+
+def arguments(argv):
+    about = __doc__.split("\n\n")
+    parser = Parser(prog="convert.py", usage="\n" + about[1], allow_abbrev=False,
+                    description="\n\n".join([about[0]] + about[2:4]) + "\n\npresets: " + ", ".join(PRESETS),
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("input", metavar="IN")
+    parser.add_argument("-o", dest="output", metavar="OUT.unw")
+    parser.add_argument("--preset")
+    parser.add_argument("--config", metavar="FILE")
+    parser.add_argument("--entry", metavar="KEY")
+    parser.add_argument("--dtype", choices=sorted(CODES))
+    parser.add_argument("--list", action="store_true")
+    args = parser.parse_args(argv)
+    if args.list:
+        if args.output or args.preset or args.config or args.dtype:
+            parser.error("--list goes with IN and --entry only")
+    elif not args.output:
+        parser.error("give -o OUT.unw, or --list")
+    elif (args.preset is None) == (args.config is None):
+        parser.error("give one of --preset and --config")
+    elif args.preset is not None and args.preset not in PRESETS:
+        parser.error("no preset %s; there are %s" % (show(args.preset), ", ".join(PRESETS)))
+    elif os.path.exists(args.output) and os.path.exists(args.input) \
+            and os.path.samefile(args.input, args.output):
+        parser.error("IN and OUT are the same file")
+    return args
+
+
+def list_tensors(source, tensors):
+    for name, tensor in tensors.items():
+        crc = 0
+        for data in values(source, tensor):
+            crc = zlib.crc32(to_f32(data, tensor.dtype), crc)
+        print("%s\t%s\t%s\t%08x" % (name, tensor.dtype, shape_text(tensor.size), crc))
+    sys.stdout.flush()
+
+
+def convert(source, tensors, entry, config, args):
+    bound = bind(source, plain_names(source, tensors), config)
+    weights = sum(weight.tensor.count for weight in bound)
+    lines = config.lines()
+    lines.update({"info.source": one_line(source.name), "info.source_sha256": source.sha256(),
+                  "info.entry": one_line(entry or "top level"), "info.converter": CONVERTER,
+                  "info.params": str(weights)})
+    size = write_unw(args.output, source, bound, meta_block(lines), args.dtype)
+    print("convert.py: %s: %d tensors, %d weights, %.1f MB" % (
+        show(args.output)[1:-1], len(bound), weights, size / 1e6), file=sys.stderr)
+
+
+def run(argv):
+    args = arguments(argv)
+    config = None if args.list else preset(args.preset) if args.preset else config_file(args.config)
+    source = Source(args.input)
+    tensors, entry = choose(source, load(source), args.entry)
+    if args.list:
+        list_tensors(source, tensors)
+    else:
+        convert(source, tensors, entry, config, args)
+    if entry is not None and args.entry is None:
+        print("convert.py: took the entry %s" % show(entry), file=sys.stderr)
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
+def main():
+    signal.signal(signal.SIGTERM, interrupted)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        run(sys.argv[1:])
+        return 0
+    except Refusal as refusal:
+        text, code = str(refusal), refusal.code
+    except KeyboardInterrupt:
+        text, code = "interrupted; nothing was written", 5
+    except MemoryError:
+        text, code = "not enough memory", 3
+    except RecursionError:
+        text, code = "the input is nested too deeply; refused", 2
+    except OSError as error:                    # standard output
+        text, code = "cannot write the list: %s" % reason(error), 6
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except Exception as error:                  # a fault of this program, but no traceback either
+        text, code = "internal fault: %s: %s" % (type(error).__name__, show(str(error))), 2
+    print("convert.py: " + one_line(text), file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,306 @@
+/* main.c - the diffinv command: its verbs, their help, the start and the end of a run */
+#define _XOPEN_SOURCE 700
+#include "cmd.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ==== The verbs and their help ==============================================================
+
+   Each help fits a screen of 24 lines and shows a line that works. */
+
+static const char help_measure[] =
+    "diffinv measure -p PROBLEM key=value... -i PICTURE -o y.npy\n"
+    "\n"
+    "Makes a measurement y = A(x) + sigma*noise of a picture, and y.npy.run beside it, from\n"
+    "which solve knows the problem.\n"
+    "\n"
+    "  -p PROBLEM key=value...  what is measured (diffinv list problems --defaults):\n"
+    "                           inpaint mask=box:24, inpaint mask=random:0.7, sr factor=4,\n"
+    "                           gblur size=15 std=1.5, denoise; sigma=0.05 goes with each\n"
+    "  -i PICTURE               PNG, PPM, PGM, PFM or NPY, one picture or many\n"
+    "  -o FILE                  .npy keeps every value; a picture is clipped to 8 bits\n"
+    "  --seed S                 of the noise (0); what is random in the problem has pseed=\n"
+    "  --fit crop|pad|resize    bring the picture to --size, or to what the prior takes\n"
+    "  --size HxW\n"
+    "  -w WEIGHTS               the prior that the picture is meant for (portraits64); none\n"
+    "  -q, -v                   say less, say more\n"
+    "\n"
+    "Example:\n"
+    "  diffinv measure -p inpaint mask=box:24 sigma=0.05 -i face.png --fit resize -o y.npy\n";
+
+static const char help_solve[] =
+    "diffinv solve [-s SOLVER key=value...] -y y.npy -o out.png\n"
+    "\n"
+    "Restores a picture from a measurement. The problem comes from y.npy.run or from -p.\n"
+    "\n"
+    "  -s SOLVER key=value...   how (diffinv list solvers --defaults); dps if not given\n"
+    "  -p PROBLEM key=value...  what was measured; must not contradict y.npy.run\n"
+    "  -y FILE | -i PICTURE     the measurement, or a picture to measure first\n"
+    "  -o FILE                  the result: .png .ppm .pgm .pfm .npy; FILE.run repeats it\n"
+    "  -w WEIGHTS               the prior: a file or a name (portraits64)\n"
+    "  -n K, --seed S           K samples (1), drawn from seed S (0)\n"
+    "  --truth PICTURE          prints PSNR and SSIM against it\n"
+    "  --sheet FILE             truth, measurement, trivial answer and result side by side\n"
+    "  --trace FILE             every step: noise level, residual, PSNR, as TSV\n"
+    "  --noise FILE             normals to use in place of the generator's\n"
+    "  --label K                class, for a prior that has classes\n"
+    "  --threads N, --isa NAME  same numbers, another speed\n"
+    "  @FILE.run                settings of a recorded run; later ones override\n"
+    "Ctrl-C writes the estimate so far. Examples:\n"
+    "  diffinv solve -s dps steps=250 scale=0.5 -y y.npy -o out.png --sheet sheet.png\n"
+    "  diffinv solve @out.png.run --seed 7 -o other.png\n";
+
+static const char help_sample[] =
+    "diffinv sample [-s SOLVER key=value...] -n N -o grid.png\n"
+    "\n"
+    "Draws pictures from the prior alone: a grid for a picture format, an array for .npy.\n"
+    "\n"
+    "  -s SOLVER key=value...   how (diffinv list solvers --defaults); ddim if not given\n"
+    "  -n N                     how many (1); sample k depends on the seed and k only\n"
+    "  --seed S                 (0)\n"
+    "  -o FILE                  .png .ppm .pgm .pfm .npy; FILE.run repeats the run\n"
+    "  -w WEIGHTS               the prior: a file or a name (portraits64)\n"
+    "  --size HxW               other than what the prior was trained at\n"
+    "  --label K                class, for a prior that has classes\n"
+    "  --trace FILE             every step as TSV\n"
+    "  --noise FILE             normals to use in place of the generator's (-n 1)\n"
+    "  --threads N, --isa NAME  same numbers, another speed\n"
+    "\n"
+    "Example:\n"
+    "  diffinv sample -s ddim steps=50 -n 16 --seed 1 -o grid.png\n";
+
+static const char help_eval[] =
+    "diffinv eval PICTURE TRUTH\n"
+    "\n"
+    "Prints how near a picture is to what it should be, as TSV: one line each for several\n"
+    "pictures in one array, then their mean.\n"
+    "\n"
+    "  psnr          -10 log10 of the mean squared error on [0,1], in dB (skimage)\n"
+    "  ssim_piq      11x11 Gaussian window (piq; DAPS, InverseBench)\n"
+    "  ssim_skimage  7x7 uniform window (skimage; DMPlug). Never mix the two\n"
+    "  relative_l2   |x - truth| / |truth|\n"
+    "\n"
+    "Example:\n"
+    "  diffinv eval out.png face.png\n";
+
+static const char help_info[] =
+    "diffinv info [-w WEIGHTS] [-s SOLVER key=value...] [--size HxW]\n"
+    "\n"
+    "Shows a network: shape, schedule, cost of a pass, the bytes that a run will need, licence.\n"
+    "\n"
+    "  -w WEIGHTS               a file or the name of a prior (portraits64)\n"
+    "  -s SOLVER key=value...   also its working memory; -p PROBLEM says for which problem\n"
+    "  --size HxW               other than what the prior was trained at\n"
+    "\n"
+    "Example:\n"
+    "  diffinv info -w portraits64 -s dps --size 64x64\n";
+
+static const char help_list[] =
+    "diffinv list solvers | problems | priors | isa [--defaults]\n"
+    "\n"
+    "  solvers     algorithms, the paper of each, what they need\n"
+    "  problems    what can be measured\n"
+    "  priors      weight files found beside the command, installed, or in DIFFINV_WEIGHTS\n"
+    "  isa         instruction sets this machine can use\n"
+    "  --defaults  parameters too: default, range, source\n"
+    "\n"
+    "Example:\n"
+    "  diffinv list solvers --defaults\n";
+
+static const char help_net[] =
+    "diffinv net [-w WEIGHTS] -i x.npy -t T -o y.npy [--vjp g.npy --gx gx.npy]\n"
+    "\n"
+    "Applies the network to an array (C,H,W) or (N,C,H,W), and with --vjp its derivative:\n"
+    "gx = J^T g, g of the output's shape.\n"
+    "\n"
+    "  -t T           the time, may be fractional; or an NPY file of N numbers\n"
+    "  --label K      class; or an NPY file of N numbers\n"
+    "  --threads N, --isa NAME\n"
+    "\n"
+    "Example:\n"
+    "  diffinv net -i x.npy -t 37 -o y.npy\n";
+
+static const char help_op[] =
+    "diffinv op -p PROBLEM key=value... -i x.npy -o y.npy [--vjp v.npy --gx gx.npy]\n"
+    "\n"
+    "Applies a problem's map without noise, and with --vjp its derivative: gx = J^T v, v of\n"
+    "the output's shape (for a linear map the adjoint A^T v).\n"
+    "\n"
+    "  --pinv         the pseudo-inverse instead: -i is a measurement, -o a picture\n"
+    "\n"
+    "Example:\n"
+    "  diffinv op -p sr factor=4 -i x.npy -o y.npy\n";
+
+static const struct verb {
+    const char *name, *title, *help;
+    unsigned bit;
+    int (*go)(cmd *c);
+} verbs[] = {
+    {"measure", "make a measurement of a picture", help_measure, V_MEASURE, verb_measure},
+    {"solve", "restore a picture from a measurement", help_solve, V_SOLVE, verb_solve},
+    {"sample", "draw pictures from a prior", help_sample, V_SAMPLE, verb_sample},
+    {"eval", "compare a picture with what it should be", help_eval, V_EVAL, verb_eval},
+    {"info", "a network, its cost, the memory it needs", help_info, V_INFO, verb_info},
+    {"list", "solvers, problems, priors, instruction sets", help_list, V_LIST, verb_list},
+    {"net", "the network and its derivative on arrays", help_net, V_NET, verb_net},
+    {"op", "a problem's map and its derivative on arrays", help_op, V_OP, verb_op},
+};
+enum { VERBS = sizeof verbs / sizeof verbs[0] };
+
+const char *verb_names(unsigned bits)
+{
+    static char names[96];
+    size_t n = 0;
+    names[0] = 0;
+    for (int i = 0; i < VERBS; i++)
+        if (verbs[i].bit & bits)
+            n += (size_t)snprintf(names + n, sizeof names - n, "%s%s", n ? ", " : "",
+                                  verbs[i].name);
+    return names;
+}
+
+static void help(FILE *f)
+{
+    fputs("diffinv " DI_VERSION ": inverse problems, solved with a diffusion model as the prior\n\n",
+          f);
+    for (int i = 0; i < VERBS; i++)
+        fprintf(f, "  diffinv %-8s %s\n", verbs[i].name, verbs[i].title);
+    fputs("\n"
+          "diffinv VERB --help says more. A first run, on any portrait:\n"
+          "  diffinv measure -p inpaint mask=box:24 -i face.png --fit resize -o y.npy\n"
+          "  diffinv solve -s dps steps=250 -y y.npy -o out.png --sheet sheet.png\n"
+          "\n"
+          "Exit codes: 1 usage, 2 input file, 3 memory, 4 numbers, 5 interrupted, 6 output\n", f);
+}
+
+/* ==== Signals ===============================================================================
+
+   While a solver runs, the first interrupt asks it to stop at the end of its step, so that the
+   estimate can be written. At any other time, and at the second, nothing is to be kept. */
+
+volatile sig_atomic_t cmd_stop;
+static volatile sig_atomic_t polling;
+
+static void on_signal(int number)
+{
+    (void)number;
+    if (!polling || cmd_stop) {
+        io_remove_temporary();
+        _exit(DI_EINTERRUPTED);
+    }
+    cmd_stop = 1;
+}
+
+void cmd_poll_stop(int on)
+{
+    polling = on;
+}
+
+static void catch_signals(void)
+{
+    struct sigaction a;
+    memset(&a, 0, sizeof a);
+    a.sa_handler = on_signal;
+    sigemptyset(&a.sa_mask);
+    a.sa_flags = SA_RESTART;
+    sigaction(SIGINT, &a, NULL);
+    sigaction(SIGTERM, &a, NULL);
+    sigaction(SIGHUP, &a, NULL);
+}
+
+/* ==== Start and end ========================================================================= */
+
+static const struct verb *find_verb(const char *name)
+{
+    for (int i = 0; i < VERBS; i++)
+        if (!strcmp(verbs[i].name, name))
+            return &verbs[i];
+    return NULL;
+}
+
+static int version(void)
+{
+    printf("diffinv %s (%s)\n", DI_VERSION, sizeof(di_real) == 8 ? "double" : "float");
+    return 0;
+}
+
+static int unknown_verb(const char *name)
+{
+    const char *words[VERBS];
+    for (int i = 0; i < VERBS; i++)
+        words[i] = verbs[i].name;
+    fprintf(stderr, "diffinv: there is no '%s': did you mean '%s'? See diffinv --help\n", name,
+            di_nearest(name, words, VERBS));
+    return DI_EUSAGE;
+}
+
+/* Errors are one line, whatever a file's name holds. */
+static void print_error(const char *line)
+{
+    fflush(stdout);
+    fputs("diffinv: ", stderr);
+    for (; *line; line++)
+        fputc((unsigned char)*line < 32 || *line == 127 ? '?' : *line, stderr);
+    fputc('\n', stderr);
+}
+
+static int run_verb(const struct verb *v, cmd *c, int argc, char **argv)
+{
+    c->verb = v->name;
+    c->bit = v->bit;
+    int code = cmd_parse(c, argc, argv);
+    if (!code && cmd_get(c, "help")) {
+        fputs(v->help, stdout);
+        return 0;
+    }
+    if (!code && cmd_get(c, "version"))
+        return version();
+    if (!code)
+        code = v->go(c);
+    if (code) {
+        print_error(*di_error(c->ctx) ? di_error(c->ctx) : "it failed, without saying why");
+        return c->ctx->status ? (int)c->ctx->status : code;
+    }
+    if (fflush(stdout) || ferror(stdout)) {
+        print_error("standard output: can't write the result");
+        return DI_EOUTPUT;
+    }
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    cmd c;
+    memset(&c, 0, sizeof c);
+    c.start = seconds();
+    c.program = argv[0];
+    if (argc < 2) {
+        help(stderr);
+        return DI_EUSAGE;
+    }
+    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
+        help(stdout);
+        return 0;
+    }
+    if (!strcmp(argv[1], "--version"))
+        return version();
+    const struct verb *v = find_verb(argv[1]);
+    if (!v)
+        return unknown_verb(argv[1]);
+    catch_signals();
+    di_status s = di_open(&c.ctx, NULL, NULL);
+    if (s) {
+        print_error(s == DI_EMEMORY ? "no memory to start" : c.ctx ? di_error(c.ctx) :
+                    "this build breaks the arithmetic it relies on: build it with the flags of "
+                    "its Makefile");
+        di_close(c.ctx);
+        return s;
+    }
+    int code = run_verb(v, &c, argc - 2, argv + 2);
+    settings_free(&c.set);
+    settings_free(&c.facts);
+    di_close(c.ctx);
+    return code;
+}

@@ -1,0 +1,588 @@
+/* settings.c - settings from the command line and from files, outputs and the run record */
+#define _XOPEN_SOURCE 700
+#include "cmd.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+/* ==== Small things ========================================================================== */
+
+double seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+void text_add(text *t, const char *format, ...)
+{
+    va_list ap;
+    va_start(ap, format);
+    int need = vsnprintf(NULL, 0, format, ap);
+    va_end(ap);
+    if (need < 0 || t->failed) {
+        t->failed = 1;
+        return;
+    }
+    if (t->n + (size_t)need + 1 > t->cap) {
+        size_t cap = 2 * t->cap + (size_t)need + 256;
+        char *s = realloc(t->s, cap);
+        if (!s) {
+            t->failed = 1;
+            return;
+        }
+        t->s = s;
+        t->cap = cap;
+    }
+    va_start(ap, format);
+    vsnprintf(t->s + t->n, t->cap - t->n, format, ap);
+    va_end(ap);
+    t->n += (size_t)need;
+}
+
+static void say(const char *format, va_list ap)
+{
+    fflush(stdout);
+    fputs("diffinv: ", stderr);
+    vfprintf(stderr, format, ap);
+    fputc('\n', stderr);
+}
+
+void cmd_note(cmd *c, const char *format, ...)
+{
+    va_list ap;
+    va_start(ap, format);
+    if (!c->quiet)
+        say(format, ap);
+    va_end(ap);
+}
+
+void cmd_detail(cmd *c, const char *format, ...)
+{
+    va_list ap;
+    va_start(ap, format);
+    if (c->verbose && !c->quiet)
+        say(format, ap);
+    va_end(ap);
+}
+
+int cmd_io(cmd *c, int code, const char *err)
+{
+    return code ? (int)di_fail(c->ctx, (di_status)code, "%s", err) : 0;
+}
+
+/* ==== The store =============================================================================
+
+   A setting is a key and a text. The line and @files fill the same store, in the order in which
+   they are read, so a later one overrides; what a run then writes down is this store. */
+
+const char *settings_get(const settings *s, const char *key)
+{
+    for (int i = 0; i < s->n; i++)
+        if (!strcmp(s->item[i].key, key))
+            return s->item[i].value;
+    return NULL;
+}
+
+static char *copy_text(const char *s)
+{
+    char *p = malloc(strlen(s) + 1);
+    if (p)
+        strcpy(p, s);
+    return p;
+}
+
+static int no_memory(cmd *c)
+{
+    return di_fail(c->ctx, DI_EMEMORY, "no memory for the settings");
+}
+
+int settings_put(cmd *c, settings *s, const char *key, const char *value)
+{
+    for (const char *p = value; *p; p++)
+        if ((unsigned char)*p < 32 || *p == 127)
+            return di_fail(c->ctx, DI_EUSAGE, "%s=: control characters can't be recorded; rename "
+                           "the file", key);
+    char *v = copy_text(value);
+    if (!v)
+        return no_memory(c);
+    for (int i = 0; i < s->n; i++) {
+        if (!strcmp(s->item[i].key, key)) {
+            free(s->item[i].value);
+            s->item[i].value = v;
+            return 0;
+        }
+    }
+    char *k = copy_text(key);
+    if (k && s->n == s->cap) {
+        int cap = 2 * s->cap + 16;
+        setting *item = realloc(s->item, (size_t)cap * sizeof *item);
+        if (item) {
+            s->item = item;
+            s->cap = cap;
+        }
+    }
+    if (!k || s->n == s->cap) {
+        free(k);
+        free(v);
+        return no_memory(c);
+    }
+    s->item[s->n].key = k;
+    s->item[s->n++].value = v;
+    return 0;
+}
+
+void settings_free(settings *s)
+{
+    for (int i = 0; i < s->n; i++) {
+        free(s->item[i].key);
+        free(s->item[i].value);
+    }
+    free(s->item);
+    memset(s, 0, sizeof *s);
+}
+
+void settings_drop(settings *s, const char *key)
+{
+    size_t len = strlen(key);
+    int kept = 0;
+    for (int i = 0; i < s->n; i++) {
+        const char *k = s->item[i].key;
+        if (key[len - 1] == '.' ? !strncmp(k, key, len) : !strcmp(k, key)) {
+            free(s->item[i].key);
+            free(s->item[i].value);
+        } else {
+            s->item[kept++] = s->item[i];
+        }
+    }
+    s->n = kept;
+}
+
+int settings_read(cmd *c, const char *path, settings *s)
+{
+    char err[400], *bytes;
+    size_t len;
+    int code = io_read_text(path, &bytes, &len, 1 << 20, err, sizeof err), line = 0;
+    if (code)
+        return cmd_io(c, code, err);
+    if (memchr(bytes, 0, len))
+        code = di_fail(c->ctx, DI_EINPUT, "%s: not a settings file: it holds NUL bytes", path);
+    for (char *p = bytes, *next; !code && *p; p = next) {
+        line++;
+        size_t n = strcspn(p, "\n");
+        next = p + n + (p[n] == '\n');
+        p[n] = 0;
+        if (n && p[n - 1] == '\r')
+            p[n - 1] = 0;
+        char *eq = strchr(p, '=');
+        if (!*p || *p == '#')
+            continue;
+        if (!eq || eq == p) {
+            code = di_fail(c->ctx, DI_EINPUT, "%s: line %d is not key=value", path, line);
+            break;
+        }
+        *eq = 0;
+        code = settings_put(c, s, p, eq + 1);
+    }
+    free(bytes);
+    return code;
+}
+
+const char *cmd_get(const cmd *c, const char *key)
+{
+    return settings_get(&c->set, key);
+}
+
+const char *cmd_or(cmd *c, const char *key, const char *or)
+{
+    const char *value = cmd_get(c, key);
+    if (value)
+        return value;
+    settings_put(c, &c->set, key, or);
+    return or;
+}
+
+int cmd_fact(cmd *c, const char *key, const char *format, ...)
+{
+    char value[1200];
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(value, sizeof value, format, ap);
+    va_end(ap);
+    return settings_put(c, &c->facts, key, value);
+}
+
+/* ==== The line ==============================================================================
+
+   Flags and settings are two spellings of one thing: --seed 7 is seed=7, and after -s NAME or
+   -p NAME a key=value belongs to the solver or the problem: solver.steps=100. */
+
+typedef struct option {
+    const char *flag, *key;
+    int takes;          /* a value */
+    unsigned verbs;
+    const char *what;   /* the value, for messages */
+} option;
+
+enum {
+    V_RUN = V_MEASURE | V_SOLVE | V_SAMPLE | V_NET | V_OP,
+    V_DRAW = V_MEASURE | V_SOLVE | V_SAMPLE
+};
+
+/* In the order in which a record lists them. */
+static const option options[] = {
+    {"-s", "solver", 1, V_SOLVE | V_SAMPLE | V_INFO, "the name of a solver"},
+    {"-p", "problem", 1, V_MEASURE | V_SOLVE | V_OP | V_INFO, "the name of a problem"},
+    {"-w", "weights", 1, V_MEASURE | V_SOLVE | V_SAMPLE | V_INFO | V_NET,
+     "a weight file or the name of a prior"},
+    {"-i", "input", 1, V_MEASURE | V_SOLVE | V_NET | V_OP, "a file"},
+    {"-y", "measurement", 1, V_SOLVE, "a file"},
+    {"--size", "size", 1, V_DRAW | V_INFO, "HxW"},
+    {"--fit", "fit", 1, V_MEASURE | V_SOLVE, "crop, pad or resize"},
+    {"--seed", "seed", 1, V_DRAW, "a whole number"},
+    {"-n", "samples", 1, V_SOLVE | V_SAMPLE, "a number of samples"},
+    {"--noise", "noise", 1, V_SOLVE | V_SAMPLE, "an NPY file"},
+    {"--label", "label", 1, V_SOLVE | V_SAMPLE | V_NET, "a class number or an NPY file of them"},
+    {"-t", "t", 1, V_NET, "a number or an NPY file of them"},
+    {"--vjp", "vjp", 1, V_NET | V_OP, "an NPY file"},
+    {"--pinv", "pinv", 0, V_OP, ""},
+    {"--numerics", "numerics", 1, V_RUN, "exact"},
+    {"--isa", "isa", 1, V_RUN | V_INFO, "a name from diffinv list isa"},
+    {"--threads", "threads", 1, V_RUN, "a number"},
+    {"--truth", "truth", 1, V_SOLVE, "a file"},
+    {"-o", "output", 1, V_RUN, "a file"},
+    {"--gx", "gx", 1, V_NET | V_OP, "a file"},
+    {"--sheet", "sheet", 1, V_SOLVE, "a file"},
+    {"--trace", "trace", 1, V_SOLVE | V_SAMPLE, "a file"},
+    {"--defaults", "defaults", 0, V_LIST, ""},
+    {"-q", "quiet", 0, V_ALL, ""},
+    {"-v", "verbose", 0, V_ALL, ""},
+    {"--help", "help", 0, V_ALL, ""},
+    {"--version", "version", 0, V_ALL, ""},
+};
+enum { OPTIONS = sizeof options / sizeof options[0] };
+
+/* What a record leaves out, and what in a PNG would make equal pictures differ. */
+static int recorded(const option *o, int in_picture)
+{
+    static const char *const never[] = {"quiet", "verbose", "help", "version", "defaults"};
+    static const char *const outside[] = {"threads", "isa", "truth", "output", "gx", "sheet",
+                                          "trace"};
+    for (size_t i = 0; i < sizeof never / sizeof never[0]; i++)
+        if (!strcmp(o->key, never[i]))
+            return 0;
+    for (size_t i = 0; in_picture && i < sizeof outside / sizeof outside[0]; i++)
+        if (!strcmp(o->key, outside[i]))
+            return 0;
+    return 1;
+}
+
+static int unknown_option(cmd *c, const char *flag)
+{
+    const char *words[OPTIONS];
+    int n = 0;
+    for (int i = 0; i < OPTIONS; i++) {
+        if (!strcmp(options[i].flag, flag))
+            return di_fail(c->ctx, DI_EUSAGE, "%s has no option %s: it belongs to %s", c->verb,
+                           flag, verb_names(options[i].verbs));
+        if (options[i].verbs & c->bit)
+            words[n++] = options[i].flag;
+    }
+    return di_fail(c->ctx, DI_EUSAGE, "%s has no option '%s': did you mean %s? See diffinv %s "
+                   "--help", c->verb, flag, di_nearest(flag, words, n), c->verb);
+}
+
+static int unknown_key(cmd *c, const char *key, const char *path)
+{
+    const char *words[OPTIONS];
+    int n = 0;
+    for (int i = 0; i < OPTIONS; i++)
+        if ((options[i].verbs & c->bit) && recorded(&options[i], 0))
+            words[n++] = options[i].key;
+    if (!n)
+        return di_fail(c->ctx, DI_EUSAGE, "%s takes no settings: '%s'", c->verb, key);
+    const char *guess = di_nearest(key, words, n);
+    if (path)
+        return di_fail(c->ctx, DI_EUSAGE, "%s: %s has no setting '%s': did you mean '%s'?", path,
+                       c->verb, key, guess);
+    return di_fail(c->ctx, DI_EUSAGE, "%s has no setting '%s': did you mean '%s'? Parameters of a "
+                   "solver or problem follow its -s or -p", c->verb, key, guess);
+}
+
+static int put_option(cmd *c, const char *key, const char *value)
+{
+    const char *old = cmd_get(c, key);
+    /* Another solver or problem starts from its own defaults. */
+    if (old && strcmp(old, value) && !strcmp(key, "solver"))
+        settings_drop(&c->set, "solver.");
+    if (old && strcmp(old, value) && !strcmp(key, "problem"))
+        settings_drop(&c->set, "problem.");
+    /* Two names of one quantity: the later one counts. */
+    if (!strcmp(key, "problem.sigma"))
+        settings_drop(&c->set, "problem.sigma01");
+    if (!strcmp(key, "problem.sigma01"))
+        settings_drop(&c->set, "problem.sigma");
+    return settings_put(c, &c->set, key, value);
+}
+
+/* One key=value, path: the file it came from or NULL. */
+static int take_setting(cmd *c, const char *key, const char *value, const char *path)
+{
+    if (path && (!strncmp(key, "info.", 5) || !strncmp(key, "cost.", 5)))
+        return 0;
+    if (path && !strcmp(key, "verb")) {
+        if (strcmp(value, c->verb))
+            return di_fail(c->ctx, DI_EUSAGE, "%s records a run of '%s', not of '%s': say diffinv "
+                           "%s @%s", path, value, c->verb, value, path);
+        return 0;
+    }
+    for (int i = 0; i < OPTIONS; i++) {
+        const option *o = &options[i];
+        if (!(o->verbs & c->bit) || !recorded(o, 0))
+            continue;
+        size_t len = strlen(o->key);
+        if (!strcmp(o->key, key))
+            return put_option(c, key, value);
+        if ((!strcmp(o->key, "solver") || !strcmp(o->key, "problem")) &&
+            !strncmp(key, o->key, len) && key[len] == '.' && key[len + 1])
+            return put_option(c, key, value);
+    }
+    return unknown_key(c, key, path);
+}
+
+static int take_file(cmd *c, const char *path)
+{
+    settings file = {NULL, 0, 0};
+    int code = settings_read(c, path, &file);
+    for (int i = 0; !code && i < file.n; i++)
+        code = take_setting(c, file.item[i].key, file.item[i].value, path);
+    settings_free(&file);
+    return code;
+}
+
+static int take_flag(cmd *c, char **argv, int argc, int *i, const char **section)
+{
+    const char *arg = argv[*i], *eq = arg[1] == '-' ? strchr(arg, '=') : NULL;
+    char flag[64];
+    snprintf(flag, sizeof flag, "%.*s", (int)(eq ? eq - arg : 63), arg);
+    const option *o = NULL;
+    for (int k = 0; k < OPTIONS; k++)
+        if ((options[k].verbs & c->bit) && !strcmp(options[k].flag, flag))
+            o = &options[k];
+    *section = NULL;
+    if (!o)
+        return unknown_option(c, flag);
+    if (!o->takes) {
+        if (eq)
+            return di_fail(c->ctx, DI_EUSAGE, "%s takes no value", flag);
+        return settings_put(c, &c->set, o->key, "1");
+    }
+    const char *value = eq ? eq + 1 : *i + 1 < argc ? argv[++*i] : NULL;
+    /* "-o -n 3" is a forgotten name; "-t -3" is a number. */
+    if (!value || !*value || (!eq && value[0] == '-' && value[1] && !strchr("0123456789.",
+                                                                            value[1])))
+        return di_fail(c->ctx, DI_EUSAGE, "%s needs a value: %s", flag, o->what);
+    if (!strcmp(o->key, "solver") || !strcmp(o->key, "problem"))
+        *section = o->key;
+    return put_option(c, o->key, value);
+}
+
+int cmd_parse(cmd *c, int argc, char **argv)
+{
+    const char *section = NULL;
+    int most = c->bit == V_EVAL ? 2 : c->bit == V_LIST;
+    for (int i = 0; i < argc; i++) {
+        const char *arg = argv[i], *eq = strchr(arg, '=');
+        int code = 0;
+        if (arg[0] == '-' && arg[1]) {
+            code = take_flag(c, argv, argc, &i, &section);
+        } else if (arg[0] == '@' && !most) {
+            section = NULL;
+            code = take_file(c, arg + 1);
+        } else if (eq && eq != arg && !most) {
+            char key[128];
+            snprintf(key, sizeof key, "%s%s%.*s", section ? section : "", section ? "." : "",
+                     (int)(eq - arg), arg);
+            code = take_setting(c, key, eq + 1, NULL);
+        } else if (c->words < most) {
+            c->word[c->words++] = arg;
+        } else {
+            code = di_fail(c->ctx, DI_EUSAGE, "what is '%s'? A file follows its option (see diffinv "
+                           "%s --help), a setting is key=value", arg, c->verb);
+        }
+        if (code)
+            return code;
+    }
+    c->quiet = cmd_get(c, "quiet") != NULL;
+    c->verbose = cmd_get(c, "verbose") != NULL;
+    return 0;
+}
+
+int cmd_need(cmd *c, const char *key, const char **value)
+{
+    *value = cmd_get(c, key);
+    for (int i = 0; !*value && i < OPTIONS; i++)
+        if (!strcmp(options[i].key, key))
+            return di_fail(c->ctx, DI_EUSAGE, "%s needs %s: %s (see diffinv %s --help)", c->verb,
+                           options[i].flag, options[i].what, c->verb);
+    return 0;
+}
+
+/* ==== Outputs and the record ================================================================
+
+   OUT.run is a valid @file: the settings of the run, defaults included, then what the run found
+   (info.*) and cost (cost.*), which a reader skips. */
+
+static int has_ending(const char *path, const char *const *ending, int n)
+{
+    size_t len = strlen(path);
+    for (int i = 0; i < n; i++) {
+        int same = len > 4;
+        for (size_t k = 0; same && k < 4; k++) {
+            char q = path[len - 4 + k];
+            same = (q >= 'A' && q <= 'Z' ? q + 32 : q) == ending[i][k];
+        }
+        if (same)
+            return 1;
+    }
+    return 0;
+}
+
+int is_picture_name(const char *path)
+{
+    static const char *const ending[] = {".png", ".ppm", ".pgm"};
+    return has_ending(path, ending, 3);
+}
+
+/* Each output has a file of its own, and no input is overwritten. */
+static int check_clash(cmd *c, const char *key, const char *path)
+{
+    static const char *const others[] = {"input", "measurement", "truth", "noise", "vjp", "output",
+                                         "gx", "sheet", "trace"};
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
+        const char *other = cmd_get(c, others[i]);
+        if (other && strcmp(others[i], key) && !strcmp(other, path))
+            return di_fail(c->ctx, DI_EUSAGE, "%s is both the %s and the %s: give two names", path,
+                           others[i], key);
+    }
+    return 0;
+}
+
+int cmd_check_output(cmd *c, const char *key, int array)
+{
+    static const char *const ending[] = {".npy", ".png", ".ppm", ".pgm", ".pfm"};
+    const char *path = cmd_get(c, key);
+    char dir[1024];
+    struct stat st;
+    if (!path)
+        return 0;
+    if (check_clash(c, key, path))
+        return DI_EUSAGE;
+    if (strlen(path) + 8 > sizeof dir)
+        return di_fail(c->ctx, DI_EOUTPUT, "%.200s...: the name is too long", path);
+    if (array && !has_ending(path, ending, 5))
+        return di_fail(c->ctx, DI_EOUTPUT, "%s: can't write that format: end the name in .npy, "
+                       ".png, .ppm, .pgm or .pfm", path);
+    if (!stat(path, &st)) {
+        if (S_ISDIR(st.st_mode))
+            return di_fail(c->ctx, DI_EOUTPUT, "%s is a folder: name a file", path);
+        if (access(path, W_OK))
+            return di_fail(c->ctx, DI_EOUTPUT, "%s: can't write: %s", path, strerror(errno));
+    }
+    strcpy(dir, path);
+    char *slash = strrchr(dir, '/');
+    if (slash)
+        slash[slash == dir] = 0;
+    else
+        strcpy(dir, ".");
+    if (stat(dir, &st) || !S_ISDIR(st.st_mode))
+        return di_fail(c->ctx, DI_EOUTPUT, "%s: there is no folder %s: make it first", path, dir);
+    if (access(dir, W_OK | X_OK))
+        return di_fail(c->ctx, DI_EOUTPUT, "%s: can't write into %s: %s", path, dir,
+                       strerror(errno));
+    return 0;
+}
+
+/* The settings as lines, canonical order: options, each followed by its parameters. */
+static void add_settings(const cmd *c, text *t, int in_picture)
+{
+    text_add(t, "verb=%s\n", c->verb);
+    for (int i = 0; i < OPTIONS; i++) {
+        const char *key = options[i].key, *value = cmd_get(c, key);
+        size_t len = strlen(key);
+        if (!value || !recorded(&options[i], in_picture))
+            continue;
+        text_add(t, "%s=%s\n", key, value);
+        for (int k = 0; k < c->set.n; k++) {
+            const setting *s = &c->set.item[k];
+            if (!strncmp(s->key, key, len) && s->key[len] == '.')
+                text_add(t, "%s=%s\n", s->key, s->value);
+        }
+    }
+}
+
+int cmd_write(cmd *c, const char *key, const io_array *a)
+{
+    const char *path = cmd_get(c, key);
+    char err[400];
+    text t = {NULL, 0, 0, 0};
+    if (!path)
+        return 0;
+    add_settings(c, &t, 1);
+    if (t.failed) {
+        free(t.s);
+        return no_memory(c);
+    }
+    const char *words[] = {"Software", "diffinv " DI_VERSION, "diffinv", t.s, NULL};
+    int code = io_write(path, a, words, err, sizeof err);
+    free(t.s);
+    return cmd_io(c, code, err);
+}
+
+static double peak_bytes(void)
+{
+    struct rusage r;
+    if (getrusage(RUSAGE_SELF, &r))
+        return 0;
+#ifdef __APPLE__
+    return (double)r.ru_maxrss;
+#else
+    return 1024.0 * (double)r.ru_maxrss;
+#endif
+}
+
+int cmd_write_record(cmd *c, const di_cost *cost, double spent)
+{
+    char err[400], path[1040];
+    const char *out = cmd_get(c, "output");
+    struct stat st;
+    /* Beside a device or a pipe there is no place for a record. */
+    if (!out || (!stat(out, &st) && !S_ISREG(st.st_mode)))
+        return 0;
+    text t = {NULL, 0, 0, 0};
+    text_add(&t, "# diffinv " DI_VERSION "; repeat with: diffinv %s @%s.run\n", c->verb, out);
+    add_settings(c, &t, 0);
+    text_add(&t, "info.version=" DI_VERSION "\ninfo.scalar=f%d\ninfo.isa=%s\n",
+             (int)(8 * sizeof(di_real)), di_isa(c->ctx));
+    for (int i = 0; i < c->facts.n; i++)
+        text_add(&t, "%s=%s\n", c->facts.item[i].key, c->facts.item[i].value);
+    if (cost)
+        text_add(&t, "cost.net=%llu\ncost.net_vjp=%llu\ncost.apply=%llu\ncost.apply_vjp=%llu\n",
+                 (unsigned long long)cost->net, (unsigned long long)cost->net_vjp,
+                 (unsigned long long)cost->apply, (unsigned long long)cost->apply_vjp);
+    text_add(&t, "cost.seconds=%.3f\ncost.peak_bytes=%.0f\n", spent, peak_bytes());
+    if (t.failed) {
+        free(t.s);
+        return no_memory(c);
+    }
+    snprintf(path, sizeof path, "%s.run", out);
+    int code = io_write_text(path, t.s, t.n, err, sizeof err);
+    free(t.s);
+    return cmd_io(c, code, err);
+}

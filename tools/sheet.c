@@ -1,0 +1,168 @@
+/* sheet.c - the sheet of pictures that solve makes: what was, what was seen, what came of it */
+#include "cmd.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* One row a measurement; a cell that is made here owns its pixels. */
+enum { MOST_ROWS = 16, MOST_RESTORED = 6, MOST_COLUMNS = 3 + MOST_RESTORED };
+
+typedef struct cell_text {
+    char s[160];
+} cell_text;
+
+static size_t count_of(const int shape[3])
+{
+    return (size_t)shape[0] * (size_t)shape[1] * (size_t)shape[2];
+}
+
+/* Each pixel of y becomes a block of factor x factor. */
+static void enlarge(const di_problem *p, const di_real *y, di_real *x)
+{
+    int fh = p->x[1] / p->y[1], fw = p->x[2] / p->y[2];
+    for (int c = 0; c < p->x[0]; c++)
+        for (int r = 0; r < p->x[1]; r++)
+            for (int q = 0; q < p->x[2]; q++)
+                x[(c * p->x[1] + r) * p->x[2] + q] =
+                    y[(c * p->y[1] + r / fh) * p->y[2] + q / fw];
+}
+
+/* seen = y with its missing pixels grey (they hold noise only); fill = y with each channel's
+   mean over the known pixels in their place. mask (C,H,W) = A(1). */
+static void mean_fill(const di_problem *p, const di_real *mask, const di_real *y, di_real *seen,
+                      di_real *fill)
+{
+    size_t plane = (size_t)p->x[1] * (size_t)p->x[2];
+    for (int c = 0; c < p->x[0]; c++) {
+        double sum = 0, known = 0;
+        size_t at = (size_t)c * plane;
+        for (size_t i = at; i < at + plane; i++) {
+            sum += (double)(mask[i] * y[i]);
+            known += (double)mask[i];
+        }
+        for (size_t i = at; i < at + plane; i++) {
+            seen[i] = mask[i] * y[i];
+            fill[i] = mask[i] > 0 ? y[i] : (di_real)(known > 0 ? sum / known : 0);
+        }
+    }
+}
+
+/* The measurement as a person sees it, and the trivial answer; returns its name, or NULL when
+   the measurement itself is that answer. (C,H,W) both. */
+static const char *show_measurement(const di_problem *p, const di_real *y, di_real *seen,
+                                    di_real *trivial)
+{
+    size_t n = count_of(p->x);
+    if (!strcmp(p->name, "sr")) {
+        enlarge(p, y, seen);
+        return pic_bicubic(trivial, (size_t)p->x[1], (size_t)p->x[2], y, (size_t)p->y[1],
+                           (size_t)p->y[2], (size_t)p->x[0]) ? NULL : "bicubic";
+    }
+    if (!strcmp(p->name, "inpaint")) {
+        for (size_t i = 0; i < n; i++)
+            trivial[i] = 1;
+        if (di_apply(p, 1, trivial, seen))
+            return NULL;
+        di_real *mask = malloc(n * sizeof *mask);
+        if (!mask)
+            return NULL;
+        memcpy(mask, seen, n * sizeof *mask);
+        mean_fill(p, mask, y, seen, trivial);
+        free(mask);
+        return "mean fill";
+    }
+    memcpy(seen, y, n * sizeof *seen);
+    return NULL;
+}
+
+/* "inpaint mask=box:32", newline, "sigma 0.05". */
+static void problem_words(const make_spec *spec, char *out, size_t len)
+{
+    size_t used = (size_t)snprintf(out, len, "%s", spec->kind->name);
+    for (int i = 0; i < MAKE_PARAMS && spec->kind->param[i].key && used < len; i++) {
+        const di_param *p = &spec->kind->param[i];
+        const char *value = make_get(spec, p->key);
+        int plain = strcmp(p->key, "sigma") && strcmp(p->key, "pseed") && strcmp(p->key, "margin");
+        if (plain && (!strcmp(p->key, "factor") || strcmp(value, p->value)))
+            used += (size_t)snprintf(out + used, len - used, " %.40s", value);
+    }
+    if (used < len)
+        snprintf(out + used, len - used, "\nsigma %s", make_get(spec, "sigma"));
+}
+
+static void put_cell(pic_cell *cell, cell_text *words, const di_problem *p, const di_real *v,
+                     const di_real *truth, const char *title)
+{
+    size_t used = (size_t)snprintf(words->s, sizeof words->s, "%s", title);
+    if (truth && used < sizeof words->s)
+        snprintf(words->s + used, sizeof words->s - used, "\n%.2f dB",
+                 pic_psnr(v, truth, count_of(p->x)));
+    cell->v = v;
+    cell->c = (size_t)p->x[0];
+    cell->h = (size_t)p->x[1];
+    cell->w = (size_t)p->x[2];
+    cell->caption = words->s;
+}
+
+typedef struct sheet {
+    size_t rows, columns, restored;
+    di_real *made;      /* two pictures a row: seen, trivial */
+    pic_cell *cell;
+    cell_text *words;
+} sheet;
+
+static void fill_row(const sheet *s, size_t row, const di_problem *p, const make_spec *spec,
+                     const di_real *y, const di_real *truth, const di_real *out,
+                     const char *title)
+{
+    size_t n = count_of(p->x), at = row * s->columns;
+    di_real *seen = s->made + 2 * row * n, *trivial = seen + n;
+    char words[120];
+    if (truth) {
+        put_cell(&s->cell[at], &s->words[at], p, truth, NULL, "truth");
+        at++;
+    }
+    const char *name = show_measurement(p, y, seen, trivial);
+    problem_words(spec, words, sizeof words);
+    put_cell(&s->cell[at], &s->words[at], p, seen, name ? NULL : truth, words);
+    at++;
+    if (name) {
+        put_cell(&s->cell[at], &s->words[at], p, trivial, truth, name);
+        at++;
+    }
+    for (size_t i = 0; i < s->restored; i++, at++)
+        put_cell(&s->cell[at], &s->words[at], p, out + i * n, truth, title);
+}
+
+int sheet_write(cmd *c, const di_problem *p, const make_spec *spec, const io_array *y,
+                const io_array *truth, const io_array *out, const char *title)
+{
+    char err[400];
+    size_t n = count_of(p->x), m = count_of(p->y), samples = out->n / y->n;
+    sheet s = {y->n < MOST_ROWS ? y->n : MOST_ROWS, 0, 0, NULL, NULL, NULL};
+    if (!cmd_get(c, "sheet"))
+        return 0;
+    s.restored = samples < MOST_RESTORED ? samples : MOST_RESTORED;
+    int two = !strcmp(p->name, "sr") || !strcmp(p->name, "inpaint");
+    s.columns = (truth->v ? 1u : 0u) + (two ? 2u : 1u) + s.restored;
+    s.made = calloc(2 * s.rows * n, sizeof *s.made);
+    s.cell = calloc(s.rows * s.columns, sizeof *s.cell);
+    s.words = calloc(s.rows * s.columns, sizeof *s.words);
+    int code = 0;
+    if (!s.made || !s.cell || !s.words)
+        code = di_fail(c->ctx, DI_EMEMORY, "no memory for the sheet");
+    for (size_t i = 0; !code && i < s.rows; i++)
+        fill_row(&s, i, p, spec, y->v + i * m,
+                 truth->v ? truth->v + (truth->n > 1 ? i : 0) * n : NULL,
+                 out->v + i * samples * n, title);
+    io_array picture = {0, 0, 0, 0, NULL, 0};
+    if (!code)
+        code = cmd_io(c, pic_sheet(&picture, s.cell, s.rows, s.columns, NULL, err, sizeof err), err);
+    if (!code)
+        code = cmd_write(c, "sheet", &picture);
+    io_free(&picture);
+    free(s.made);
+    free(s.cell);
+    free(s.words);
+    return code;
+}

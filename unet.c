@@ -1,0 +1,1155 @@
+/* unet.c: the denoising UNet and its weight file. One graph with options covers the ADM
+   network of guided-diffusion (arXiv 2105.05233) and its relatives; the options are the
+   metadata of the weight file (weights/README.md). Knows nothing of problems or solvers. */
+#define DIFFINV_KERNELS
+#include "diffinv.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+/* ==== 1. The network's parts ================================================================= */
+
+enum { LEVELS = 16, MAX_BLOCKS = 16, NAME = 256 };
+enum { RESAMPLE_NONE, RESAMPLE_RES, RESAMPLE_CONV, RESAMPLE_POOL };
+enum { ATTN_ALL, ATTN_LAST, ATTN_NONE };
+
+typedef struct config {
+    int in, out, base, stem, levels, blocks, emb, classes;
+    int width[LEVELS], resample[LEVELS], attn_enc[LEVELS], attn_dec[LEVELS];
+    int attn_mid, attn_mid_norm, heads, heads_dec, head_channels;
+    int groups, min_channels, add, end, skip_conv, freq_shift, sin_first, pred_channels, var;
+    double eps, residual_scale, max_period, t_scale;
+} config;
+
+typedef struct res {            /* residual block */
+    int dir;                    /* -1 halves, +1 doubles the image */
+    di_norm n1, n2;
+    di_conv c1, c2, emb, skip;  /* skip.w NULL: the identity */
+} res;
+typedef struct att {
+    int heads;                  /* 0: absent */
+    di_norm n;
+    di_conv qkv, proj;
+} att;
+typedef struct stage {          /* one block of the encoder or decoder */
+    int has_res, resample, dir; /* resample: how the image is halved or doubled at its end */
+    res r, rs;
+    att a;
+    di_conv c;
+} stage;
+
+struct di_net {
+    di_ctx *ctx;
+    char *head;                 /* the file's head: header, metadata, index, names */
+    struct line { char *key, *value; int used; } *line;
+    struct entry *entry;
+    int lines, entries;
+    char *meta;                 /* the metadata as it was, terminated */
+    size_t meta_len, weights, weight_bytes, vjp_bytes;
+    uint32_t crc;
+    config f;
+    double *beta;
+    int steps, loaded, transposed;
+    di_conv temb[2], stem, out;
+    di_norm out_norm;
+    di_real *label;             /* [classes][emb] */
+    stage enc[LEVELS * (MAX_BLOCKS + 1)], dec[LEVELS * (MAX_BLOCKS + 1)], mid[2];
+    int encs, decs;
+    di_conv *conv[LEVELS * MAX_BLOCKS * 24]; /* every convolution, for the transposes */
+    di_norm *norm[LEVELS * MAX_BLOCKS * 12];
+    int convs, norms;
+    di_tape tape;
+    char *memory;
+    size_t memory_size;
+    size_t plan_n, plan_bytes;  /* the last plan */
+    int plan_h, plan_w, plan_vjp;
+    di_tensor *x, *y;           /* input and output of the pass under way */
+};
+
+/* ==== 2. Reading the head of a weight file =================================================== */
+
+typedef struct entry {
+    uint64_t off, bytes, dim[4];
+    const char *name;
+    int name_len, dtype, rank, used;
+    uint32_t crc;
+} entry;
+
+typedef struct loader {
+    di_ctx *ctx;
+    di_net *net;
+    di_read_fn read;
+    void *user;
+    uint64_t size;
+    unsigned flags;
+    int load;                   /* 0: check names and shapes, 1: read the values */
+    int wrong;                  /* offending tensors so far */
+    char list[360];             /* and the first of them */
+    uint32_t table[8][256];     /* CRC-32, eight bytes at a time */
+} loader;
+
+static uint32_t u32(const char *p)
+{
+    const unsigned char *b = (const unsigned char *)p;
+    return b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
+}
+
+static uint64_t u64(const char *p) { return u32(p) | (uint64_t)u32(p + 4) << 32; }
+
+static void crc_table(loader *L)
+{
+    for (uint32_t i = 0; i < 256; i++) {
+        uint32_t c = i;
+        for (int k = 0; k < 8; k++)
+            c = c & 1 ? 0xEDB88320u ^ c >> 1 : c >> 1;
+        L->table[0][i] = c;
+    }
+    for (int k = 1; k < 8; k++)
+        for (int i = 0; i < 256; i++)
+            L->table[k][i] = L->table[k - 1][i] >> 8 ^ L->table[0][L->table[k - 1][i] & 255];
+}
+
+static uint32_t crc32(const loader *L, uint32_t crc, const char *p, size_t n)
+{
+    const uint32_t (*t)[256] = L->table;
+    crc = ~crc;
+    for (; n >= 8; n -= 8, p += 8) {
+        uint32_t a = crc ^ u32(p), b = u32(p + 4);
+        crc = t[7][a & 255] ^ t[6][a >> 8 & 255] ^ t[5][a >> 16 & 255] ^ t[4][a >> 24]
+              ^ t[3][b & 255] ^ t[2][b >> 8 & 255] ^ t[1][b >> 16 & 255] ^ t[0][b >> 24];
+    }
+    for (; n; n--, p++)
+        crc = crc >> 8 ^ t[0][(crc ^ (unsigned char)*p) & 255];
+    return ~crc;
+}
+
+static di_status bad(loader *L, const char *what)
+{
+    return di_fail(L->ctx, DI_EINPUT, "weight file: %s; convert the checkpoint again with "
+                   "tools/convert.py", what);
+}
+
+/* The checks of the fixed header and its regions, in the format's order; reads the head. */
+static di_status read_head(loader *L)
+{
+    static const char magic[8] = { '\x89', 'U', 'N', 'W', '\r', '\n', '\x1a', '\n' };
+    char h[128];
+    if (L->size < 128)
+        return bad(L, "shorter than its 128-byte header");
+    if (L->read(L->user, 0, h, 128))
+        return di_fail(L->ctx, DI_EINPUT, "weight file: reading the header failed");
+    if (memcmp(h, magic, 8) != 0)
+        return bad(L, "not a UNW1 file (wrong first bytes)");
+    if (u32(h + 8) != 1 || u32(h + 12) != 128 || u32(h + 100) != 0)
+        return bad(L, "a version of the format that this program does not know");
+    for (int i = 104; i < 128; i++)
+        if (h[i])
+            return bad(L, "reserved header bytes are not zero");
+    if (u64(h + 16) != L->size)
+        return di_fail(L->ctx, DI_EINPUT, "weight file: has %.0f bytes but says %.0f: cut short, "
+                       "or something was appended; fetch or convert it again", (double)L->size,
+                       (double)u64(h + 16));
+    uint64_t at = 128;
+    for (int i = 0; i < 4; i++) { /* metadata, index, names, data: in order, inside the file */
+        uint64_t off = u64(h + 24 + 16 * i), len = u64(h + 32 + 16 * i);
+        if (off > L->size || len > L->size - off || off < at)
+            return bad(L, "a region of the header lies outside the file or overlaps another");
+        at = off + len;
+    }
+    uint64_t meta_len = u64(h + 32), names_len = u64(h + 64), data_off = u64(h + 72);
+    uint32_t count = u32(h + 88), align = u32(h + 92);
+    if (align < 64 || align > 65536 || (align & (align - 1)) || data_off % align)
+        return bad(L, "alignment is not a power of two in 64..65536 or the data is not aligned");
+    if (count > 65536 || u64(h + 48) != 64 * (uint64_t)count)
+        return bad(L, "the tensor count does not fit the index");
+    if (meta_len > 1 << 20 || names_len > (uint64_t)count * 255 || data_off > 64u << 20)
+        return bad(L, "the metadata or the names are too long");
+    di_net *net = L->net;
+    net->head = di_new(L->ctx, (size_t)data_off + 1, 1);
+    net->meta = di_new(L->ctx, 2 * (size_t)meta_len + 2, 1);
+    if (!net->head || !net->meta)
+        return DI_EMEMORY;
+    if (L->read(L->user, 0, net->head, (size_t)data_off))
+        return di_fail(L->ctx, DI_EINPUT, "weight file: reading the head failed");
+    memset(net->head + 96, 0, 4);
+    net->crc = crc32(L, 0, net->head, (size_t)data_off);
+    if (net->crc != u32(h + 96))
+        return bad(L, "the head's checksum is wrong: the file is damaged");
+    net->meta_len = (size_t)meta_len;
+    memcpy(net->meta, net->head + u64(h + 24), (size_t)meta_len);
+    net->entries = (int)count;
+    return DI_OK;
+}
+
+/* Splits a copy of the metadata into lines key=value, keys strictly ascending. */
+static di_status read_meta(loader *L)
+{
+    di_net *net = L->net;
+    char *p = net->meta + net->meta_len + 1, *end = p + net->meta_len;
+    memcpy(p, net->meta, net->meta_len);
+    int n = 0;
+    for (char *q = p; q < end; q++) {
+        unsigned char c = (unsigned char)*q;
+        if (c != '\n' && (c < 32 || c == 127))
+            return bad(L, "control characters in the metadata");
+        n += c == '\n';
+    }
+    if (n > 1024 || (end > p && end[-1] != '\n'))
+        return bad(L, "metadata has too many lines or an unfinished one");
+    net->line = di_new(L->ctx, (size_t)n + 1, sizeof *net->line);
+    if (!net->line)
+        return DI_EMEMORY;
+    for (; p < end; net->lines++) {
+        struct line *l = &net->line[net->lines];
+        char *eol = memchr(p, '\n', (size_t)(end - p)), *eq = memchr(p, '=', (size_t)(eol - p));
+        if (!eq || eq == p)
+            return bad(L, "a metadata line without key=value");
+        *eol = *eq = 0;
+        l->key = p;
+        l->value = eq + 1;
+        if (net->lines && strcmp(l[-1].key, l->key) >= 0)
+            return bad(L, "metadata keys are not in strictly ascending order");
+        p = eol + 1;
+    }
+    return DI_OK;
+}
+
+/* Index entries: names strictly ascending, sizes exact, ranges inside the data and disjoint. */
+static di_status read_index(loader *L)
+{
+    static const int item[5] = { 0, 4, 2, 2, 8 };
+    di_net *net = L->net;
+    const char *h = net->head, *index = h + u64(h + 40), *names = h + u64(h + 56);
+    uint64_t names_len = u64(h + 64), data = u64(h + 72), data_len = u64(h + 80);
+    uint32_t align = u32(h + 92);
+    net->entry = di_new(L->ctx, (size_t)net->entries + 1, sizeof *net->entry);
+    uint64_t *order = di_new(L->ctx, 2 * (size_t)net->entries + 1, sizeof *order);
+    if (!net->entry || !order)
+        return DI_EMEMORY;
+    for (int i = 0; i < net->entries; i++, index += 64) {
+        entry *e = &net->entry[i];
+        uint32_t name = u32(index + 16);
+        e->off = u64(index);
+        e->bytes = u64(index + 8);
+        e->name_len = (int)(u32(index + 20) & 0xffff);
+        e->dtype = (unsigned char)index[22];
+        e->rank = (unsigned char)index[23];
+        e->crc = u32(index + 56);
+        if (e->name_len < 1 || e->name_len > 255 || name > names_len
+            || (uint64_t)e->name_len > names_len - name)
+            return bad(L, "a tensor's name lies outside the names");
+        e->name = names + name;
+        for (int j = 0; j < e->name_len; j++)
+            if (e->name[j] < 33 || e->name[j] > 126)
+                return bad(L, "a tensor's name is not printable");
+        if (i) {
+            int m = e[-1].name_len < e->name_len ? e[-1].name_len : e->name_len;
+            int c = memcmp(e[-1].name, e->name, (size_t)m);
+            if (c > 0 || (c == 0 && e[-1].name_len >= e->name_len))
+                return bad(L, "tensor names are not in strictly ascending order");
+        }
+        if (e->dtype < 1 || e->dtype > 4 || e->rank > 4 || u32(index + 60))
+            return bad(L, "a tensor of unknown type or rank");
+        uint64_t product = 1;
+        for (int j = 0; j < 4; j++) {
+            e->dim[j] = u64(index + 24 + 8 * j);
+            if (e->dim[j] < 1 || (j >= e->rank && e->dim[j] != 1) || e->dim[j] > L->size / product)
+                return bad(L, "a tensor's shape is impossible");
+            product *= e->dim[j];
+        }
+        if (product > L->size / item[e->dtype] || e->bytes != product * item[e->dtype])
+            return bad(L, "a tensor's size does not fit its shape");
+        if (e->off % align || e->off < data || e->off - data > data_len
+            || e->bytes > data_len - (e->off - data))
+            return bad(L, "a tensor lies outside the data");
+        int at = i; /* sorted by offset: insertion, files are nearly in order or small */
+        for (; at > 0 && order[2 * at - 2] > e->off; at--) {
+            order[2 * at] = order[2 * at - 2];
+            order[2 * at + 1] = order[2 * at - 1];
+        }
+        order[2 * at] = e->off;
+        order[2 * at + 1] = e->bytes;
+    }
+    for (int i = 1; i < net->entries; i++)
+        if (order[2 * i - 2] + order[2 * i - 1] > order[2 * i])
+            return bad(L, "two tensors overlap");
+    di_free(L->ctx, order);
+    return DI_OK;
+}
+
+/* ==== 3. Metadata to options ================================================================= */
+
+static const char *meta_get(loader *L, const char *key, int required)
+{
+    di_net *net = L->net;
+    for (int i = 0; i < net->lines; i++)
+        if (strcmp(net->line[i].key, key) == 0) {
+            net->line[i].used = 1;
+            return net->line[i].value;
+        }
+    if (required)
+        di_fail(L->ctx, DI_EINPUT, "weight file: metadata lacks '%s'", key);
+    return NULL;
+}
+
+static double meta_number(loader *L, const char *key, double lo, double hi, int whole)
+{
+    const char *s = meta_get(L, key, 1);
+    double v = lo;
+    if (s && (di_parse(s, strlen(s), &v) || !(v >= lo && v <= hi) || (whole && v != floor(v)))) {
+        di_fail(L->ctx, DI_EINPUT, "weight file: metadata '%s=%.40s' is not a%s number in "
+                "%g..%g", key, s, whole ? " whole" : "", lo, hi);
+        v = lo;
+    }
+    return v;
+}
+
+static int meta_int(loader *L, const char *key, int lo, int hi)
+{
+    return (int)meta_number(L, key, lo, hi, 1);
+}
+
+/* Index of the value (its first `len` bytes) among "a|b|c". */
+static int word_index(const char *s, size_t len, const char *words)
+{
+    for (int i = 0; *words; i++) {
+        size_t n = strcspn(words, "|");
+        if (n == len && memcmp(words, s, n) == 0)
+            return i;
+        words += n + (words[n] == '|');
+    }
+    return -1;
+}
+
+static int meta_word(loader *L, const char *key, const char *words)
+{
+    const char *s = meta_get(L, key, 1);
+    int i = s ? word_index(s, strlen(s), words) : 0;
+    if (i < 0)
+        di_fail(L->ctx, DI_EINPUT, "weight file: metadata '%s=%.40s' is not supported (one of "
+                "%s)", key, s, words);
+    return i < 0 ? 0 : i;
+}
+
+/* A comma-separated list of exactly `count` words, or numbers when words is NULL. */
+static void meta_list(loader *L, const char *key, int count, const char *words, int *index,
+                      double *number)
+{
+    const char *s = meta_get(L, key, 1);
+    for (int i = 0; s && i < count; i++) {
+        size_t n = strcspn(s, ",");
+        int wrong = words ? (index[i] = word_index(s, n, words)) < 0
+                          : di_parse(s, n, &number[i]) != 0;
+        if (wrong || (s[n] == ',') != (i + 1 < count)) {
+            di_fail(L->ctx, DI_EINPUT, "weight file: metadata '%s' must list %d values%s%s", key,
+                    count, words ? " of " : "", words ? words : "");
+            return;
+        }
+        s += n + 1;
+    }
+}
+
+static void read_levels(loader *L, config *f)
+{
+    const char *mult = meta_get(L, "net.mult", 1);
+    double m[LEVELS];
+    f->levels = 1;
+    for (const char *p = mult; p && *p; p++)
+        f->levels += *p == ',';
+    if (f->levels > LEVELS) {
+        di_fail(L->ctx, DI_EINPUT, "weight file: more than %d levels in net.mult", LEVELS);
+        f->levels = 1;
+        return;
+    }
+    meta_list(L, "net.mult", f->levels, NULL, NULL, m);
+    meta_list(L, "net.attn.enc", f->levels, "all|last|none", f->attn_enc, NULL);
+    meta_list(L, "net.attn.dec", f->levels, "all|last|none", f->attn_dec, NULL);
+    if (f->levels > 1)
+        meta_list(L, "net.resample", f->levels - 1, "none|res|conv|pool", f->resample, NULL);
+    else
+        meta_word(L, "net.resample", "none");
+    for (int l = 0; l < f->levels && !L->ctx->status; l++) {
+        f->width[l] = m[l] > 0 && m[l] < 4096 ? (int)(m[l] * f->base) : 0;
+        if (f->width[l] < 16 || f->width[l] > 65536 || f->width[l] % 16)
+            di_fail(L->ctx, DI_EINPUT, "weight file: level %d is %d channels wide; widths must "
+                    "be multiples of 16 up to 65536", l, f->width[l]);
+        if (l + 1 < f->levels && f->resample[l] == RESAMPLE_NONE)
+            di_fail(L->ctx, DI_EINPUT, "weight file: net.resample is none between two levels");
+    }
+}
+
+static void read_schedule(loader *L)
+{
+    di_net *net = L->net;
+    int cosine = meta_word(L, "sched.kind", "linear|cosine");
+    net->steps = meta_int(L, "sched.steps", 1, 100000);
+    double a = 0, b = 0;
+    if (!cosine) {
+        a = meta_number(L, "sched.beta_start", 1e-9, 0.999, 0);
+        b = meta_number(L, "sched.beta_end", 1e-9, 0.999, 0);
+    }
+    net->beta = di_new(L->ctx, (size_t)net->steps, sizeof *net->beta);
+    for (int i = 0; net->beta && i < net->steps; i++) {
+        double s0 = ((double)i / net->steps + 0.008) / 1.008 * 1.57079632679489661923;
+        double s1 = ((i + 1.0) / net->steps + 0.008) / 1.008 * 1.57079632679489661923;
+        double c = di_cos(s1) / di_cos(s0), cut = 1 - c * c;
+        net->beta[i] = cosine ? (cut < 0.999 ? cut : 0.999)
+                              : net->steps > 1 ? a + (b - a) * i / (net->steps - 1) : a;
+    }
+}
+
+static di_status read_config(loader *L)
+{
+    di_net *net = L->net;
+    config *f = &net->f;
+    meta_word(L, "format.kind", "unet2d");
+    f->in = meta_int(L, "net.in", 1, 1024);
+    f->out = meta_int(L, "net.out", 1, 1024);
+    f->base = meta_int(L, "net.base", 2, 65536);
+    f->blocks = meta_int(L, "net.blocks", 1, MAX_BLOCKS);
+    f->emb = meta_int(L, "net.emb", 1, 1 << 20);
+    f->classes = meta_int(L, "net.classes", 0, 1 << 20);
+    f->stem = meta_int(L, "net.stem", 16, 65536);
+    read_levels(L, f);
+    f->attn_mid = meta_int(L, "net.attn.mid", 0, 1);
+    f->attn_mid_norm = meta_int(L, "net.attn.mid_norm", 0, 1);
+    if (meta_get(L, "net.attn.head_channels", 0)) {
+        f->head_channels = meta_int(L, "net.attn.head_channels", 1, 65536);
+    } else {
+        f->heads = f->heads_dec = meta_int(L, "net.attn.heads", 1, 4096);
+        if (meta_get(L, "net.attn.heads_dec", 0))
+            f->heads_dec = meta_int(L, "net.attn.heads_dec", 1, 4096);
+    }
+    f->groups = meta_int(L, "net.norm.groups", 1, 65536);
+    f->min_channels = meta_int(L, "net.norm.min_channels", 1, 65536);
+    f->eps = meta_number(L, "net.norm.eps", 0, 1, 0);
+    f->add = meta_word(L, "net.cond", "scale_shift|add");
+    f->end = meta_word(L, "net.down_pad", "sym|end");
+    f->skip_conv = meta_int(L, "net.resample_skip_conv", 0, 1);
+    f->residual_scale = meta_number(L, "net.residual_scale", 1e-6, 1e6, 0);
+    f->freq_shift = meta_int(L, "net.temb.freq_shift", 0, 1);
+    f->sin_first = meta_word(L, "net.temb.order", "cos_sin|sin_cos");
+    f->max_period = meta_number(L, "net.temb.max_period", 1, 1e12, 0);
+    meta_int(L, "net.image_size", 1, 1 << 20);
+    meta_word(L, "pred.kind", "eps");
+    f->var = meta_word(L, "pred.var", "none|fixed_small|fixed_large|learned_range");
+    f->pred_channels = meta_int(L, "pred.channels", 1, 1024);
+    f->t_scale = meta_number(L, "t.scale", 1e-6, 1e6, 0);
+    read_schedule(L);
+    meta_number(L, "data.min", -1e6, 1e6, 0);
+    meta_number(L, "data.max", -1e6, 1e6, 0);
+    meta_number(L, "data.shift", -1e6, 1e6, 0);
+    meta_number(L, "data.scale", -1e6, 1e6, 0);
+    meta_word(L, "data.channels", "rgb|gray|complex");
+    if (!L->ctx->status && f->out != f->pred_channels * (f->var == DI_VAR_LEARNED_RANGE ? 2 : 1))
+        di_fail(L->ctx, DI_EINPUT, "weight file: net.out=%d does not fit pred.channels=%d and "
+                "pred.var", f->out, f->pred_channels);
+    if (!L->ctx->status && (f->stem % 16 || f->emb % 16 || f->base % 2 || f->base < 4))
+        di_fail(L->ctx, DI_EINPUT, "weight file: net.stem and net.emb must be multiples of 16 "
+                "and net.base even");
+    for (int i = 0; i < net->lines; i++)
+        if (!net->line[i].used && strncmp(net->line[i].key, "info.", 5) != 0)
+            di_fail(L->ctx, DI_EINPUT, "weight file: unknown metadata key '%.40s'",
+                    net->line[i].key);
+    return L->ctx->status;
+}
+
+/* ==== 4. Names to layers ===================================================================== */
+
+static void offend(loader *L, const char *format, const char *name, const char *more)
+{
+    if (L->wrong++ < 6) {
+        size_t used = strlen(L->list);
+        snprintf(L->list + used, sizeof L->list - used, format, used ? "; " : "", name, more);
+    }
+}
+
+static di_real widen(const char *p, int dtype)
+{
+    union { uint32_t u; float f; } s;
+    union { uint64_t u; double d; } w;
+    uint32_t h;
+    switch (dtype) {
+    case 1:
+        s.u = u32(p);
+        return s.f;
+    case 2: /* f16: value = (-1)^s 2^(e-25) (1024 + m), subnormals with e = 1 and no 1024 */
+        h = (unsigned char)p[0] | (uint32_t)(unsigned char)p[1] << 8;
+        if ((h & 0x7c00) == 0x7c00) {
+            s.u = (h & 0x8000) << 16 | 0x7f800000 | (h & 0x3ff) << 13;
+            return s.f;
+        }
+        if (h & 0x7c00) {
+            s.u = (h & 0x8000) << 16 | (((h & 0x7fff) << 13) + 0x38000000);
+            return s.f;
+        }
+        return (di_real)((h & 0x8000 ? -1 : 1) * (double)(h & 0x3ff) / 16777216);
+    case 3:
+        s.u = (uint32_t)(unsigned char)p[0] << 16 | (uint32_t)(unsigned char)p[1] << 24;
+        return s.f;
+    default:
+        w.u = u64(p);
+        return (di_real)w.d;
+    }
+}
+
+static entry *find_entry(di_net *net, const char *name)
+{
+    int lo = 0, hi = net->entries, len = (int)strlen(name);
+    while (lo < hi) {
+        int mid = (lo + hi) / 2;
+        entry *e = &net->entry[mid];
+        int m = e->name_len < len ? e->name_len : len, c = memcmp(e->name, name, (size_t)m);
+        if (c == 0)
+            c = e->name_len - len;
+        if (c == 0)
+            return e;
+        if (c < 0)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return NULL;
+}
+
+/* In the checking pass: notes what is missing or misshapen. In the loading pass: the values,
+   in fresh memory. d: shape, outermost first, rank entries. */
+static di_real *tensor(loader *L, const char *prefix, const char *leaf, int rank, const int *d)
+{
+    static const int item[5] = { 0, 4, 2, 2, 8 };
+    char name[NAME], shape[64];
+    snprintf(name, sizeof name, "%s%s", prefix, leaf);
+    entry *e = find_entry(L->net, name);
+    int fits = e && e->rank == rank;
+    for (int i = 0; fits && i < rank; i++)
+        fits = e->dim[i] == (uint64_t)d[i];
+    if (!L->load) {
+        int used = 0;
+        for (int i = 0; i < rank; i++)
+            used += snprintf(shape + used, sizeof shape - used, i ? "x%d" : "%d", d[i]);
+        if (!e)
+            offend(L, "%smissing %.100s (%s)", name, shape);
+        else if (!fits)
+            offend(L, "%s%.100s is not %s", name, shape);
+        else
+            e->used = 1;
+        return NULL;
+    }
+    if (L->ctx->status)
+        return NULL;
+    size_t n = (size_t)(e->bytes / item[e->dtype]);
+    char *raw = di_new(L->ctx, (size_t)e->bytes, 1);
+    di_real *v = raw ? di_new(L->ctx, n, sizeof *v) : NULL;
+    if (v && L->read(L->user, e->off, raw, (size_t)e->bytes))
+        di_fail(L->ctx, DI_EINPUT, "weight file: reading tensor %s failed", name);
+    else if (v && !(L->flags & DI_NET_NO_CRC) && crc32(L, 0, raw, (size_t)e->bytes) != e->crc)
+        di_fail(L->ctx, DI_EINPUT, "weight file: tensor %s is damaged (checksum); fetch or "
+                "convert the file again", name);
+    for (size_t i = 0; v && i < n; i++)
+        v[i] = widen(raw + i * item[e->dtype], e->dtype);
+    if (v && !(L->flags & DI_NET_NONFINITE) && !di_finite(v, n))
+        di_fail(L->ctx, DI_EINPUT, "weight file: tensor %s holds NaN or Inf; the checkpoint is "
+                "spoilt", name);
+    di_free(L->ctx, raw);
+    return v;
+}
+
+static di_real *vector(loader *L, const char *prefix, const char *leaf, int n)
+{
+    return tensor(L, prefix, leaf, 1, &n);
+}
+
+/* rank 4: [oc][ic][k][k]; rank 2: [oc][ic]. Constant: off the image's path, never derived. */
+static void bind_conv(loader *L, di_conv *w, const char *prefix, int rank, int oc, int ic, int k,
+                      int constant)
+{
+    int d[4] = { oc, ic, k, k };
+    w->oc = oc;
+    w->ic = ic;
+    w->k = k;
+    w->constant = constant;
+    if (!w->stride)
+        w->stride = 1;
+    di_real *weight = tensor(L, prefix, ".w", rank, d);
+    di_real *bias = vector(L, prefix, ".b", oc);
+    L->net->weights += (size_t)oc * ic * k * k + oc;
+    L->net->weight_bytes += di_conv_bytes(L->ctx->k, oc, ic, k);
+    L->net->vjp_bytes += constant ? 0 : di_conv_bytes(L->ctx->k, ic, oc, k);
+    L->net->conv[L->net->convs++] = w;
+    if (weight && bias)
+        di_conv_init(L->ctx, w, weight, bias);
+    di_free(L->ctx, weight);
+    di_free(L->ctx, bias);
+}
+
+static void bind_norm(loader *L, di_norm *w, const char *prefix, int c)
+{
+    const config *f = &L->net->f;
+    w->c = c;
+    w->eps = f->eps;
+    w->groups = c / f->min_channels < f->groups ? c / f->min_channels : f->groups;
+    if (w->groups < 1 || c % w->groups)
+        di_fail(L->ctx, DI_EINPUT, "weight file: %s: %d channels cannot form %d groups", prefix,
+                c, w->groups);
+    w->g = vector(L, prefix, ".g", c);
+    w->b = vector(L, prefix, ".b", c);
+    L->net->norm[L->net->norms++] = w;
+    L->net->weights += 2 * (size_t)c;
+}
+
+static void bind_res(loader *L, res *r, const char *prefix, int in, int out, int dir)
+{
+    const config *f = &L->net->f;
+    char p[NAME];
+    r->dir = dir;
+    snprintf(p, sizeof p, "%s.n1", prefix);
+    bind_norm(L, &r->n1, p, in);
+    snprintf(p, sizeof p, "%s.c1", prefix);
+    bind_conv(L, &r->c1, p, 4, out, in, 3, 0);
+    snprintf(p, sizeof p, "%s.emb", prefix);
+    bind_conv(L, &r->emb, p, 2, f->add ? out : 2 * out, f->emb, 1, 1);
+    snprintf(p, sizeof p, "%s.n2", prefix);
+    bind_norm(L, &r->n2, p, out);
+    snprintf(p, sizeof p, "%s.c2", prefix);
+    bind_conv(L, &r->c2, p, 4, out, out, 3, 0);
+    snprintf(p, sizeof p, "%s.skip", prefix);
+    if (in != out || (dir && f->skip_conv))
+        bind_conv(L, &r->skip, p, 4, out, in, 1, 0);
+}
+
+static void bind_att(loader *L, att *a, const char *prefix, int c, int heads, int norm)
+{
+    const config *f = &L->net->f;
+    char p[NAME];
+    if (f->head_channels)
+        heads = c % f->head_channels ? 0 : c / f->head_channels;
+    if (heads < 1 || c % heads) {
+        di_fail(L->ctx, DI_EINPUT, "weight file: %s: %d channels do not split into heads", prefix,
+                c);
+        return;
+    }
+    a->heads = heads;
+    snprintf(p, sizeof p, "%s.n", prefix);
+    if (norm)
+        bind_norm(L, &a->n, p, c);
+    snprintf(p, sizeof p, "%s.qkv", prefix);
+    bind_conv(L, &a->qkv, p, 2, 3 * c, c, 1, 0);
+    snprintf(p, sizeof p, "%s.proj", prefix);
+    bind_conv(L, &a->proj, p, 2, c, c, 1, 0);
+}
+
+static void bind_resample(loader *L, stage *s, const char *prefix, int kind, int dir, int c)
+{
+    char p[NAME];
+    s->resample = kind;
+    s->dir = dir;
+    snprintf(p, sizeof p, kind == RESAMPLE_RES ? "%s.res" : "%s", prefix);
+    if (kind == RESAMPLE_RES) {
+        bind_res(L, &s->rs, p, c, c, dir);
+    } else if (kind == RESAMPLE_CONV) {
+        s->c.stride = dir < 0 ? 2 : 1;
+        s->c.end = dir < 0 && L->net->f.end;
+        bind_conv(L, &s->c, p, 4, c, c, 3, 0);
+    }
+}
+
+static int wants_attention(int rule, int i, int last)
+{
+    return rule == ATTN_ALL || (rule == ATTN_LAST && i == last);
+}
+
+/* The graph of the specification: encoder, middle, decoder; skips popped in reverse. */
+static void bind_net(loader *L)
+{
+    di_net *net = L->net;
+    const config *f = &net->f;
+    int skip[LEVELS * (MAX_BLOCKS + 1) + 1], skips = 0, c = f->stem;
+    char p[NAME];
+    net->convs = net->norms = net->encs = net->decs = 0;
+    net->weights = net->weight_bytes = net->vjp_bytes = 0;
+    bind_conv(L, &net->temb[0], "temb.0", 2, f->emb, f->base, 1, 1);
+    bind_conv(L, &net->temb[1], "temb.1", 2, f->emb, f->emb, 1, 1);
+    if (f->classes) {
+        int d[2] = { f->classes, f->emb };
+        net->label = tensor(L, "label", ".w", 2, d);
+        net->weights += (size_t)f->classes * f->emb;
+    }
+    bind_conv(L, &net->stem, "stem", 4, c, f->in, 3, 0);
+    skip[skips++] = c;
+    for (int l = 0; l < f->levels; l++) {
+        for (int i = 0; i < f->blocks; i++) {
+            stage *s = &net->enc[net->encs];
+            snprintf(p, sizeof p, "enc.%d.res", net->encs);
+            s->has_res = 1;
+            bind_res(L, &s->r, p, c, f->width[l], 0);
+            c = f->width[l];
+            snprintf(p, sizeof p, "enc.%d.att", net->encs);
+            if (wants_attention(f->attn_enc[l], i, f->blocks - 1))
+                bind_att(L, &s->a, p, c, f->heads, 1);
+            net->encs++;
+            skip[skips++] = c;
+        }
+        if (l + 1 < f->levels) {
+            snprintf(p, sizeof p, "enc.%d.down", net->encs);
+            bind_resample(L, &net->enc[net->encs++], p, f->resample[l], -1, c);
+            skip[skips++] = c;
+        }
+    }
+    net->mid[0].has_res = net->mid[1].has_res = 1;
+    bind_res(L, &net->mid[0].r, "mid.0.res", c, c, 0);
+    if (f->attn_mid)
+        bind_att(L, &net->mid[0].a, "mid.1.att", c, f->heads, f->attn_mid_norm);
+    bind_res(L, &net->mid[1].r, "mid.2.res", c, c, 0);
+    for (int l = f->levels - 1; l >= 0; l--)
+        for (int i = 0; i <= f->blocks; i++) {
+            stage *s = &net->dec[net->decs];
+            snprintf(p, sizeof p, "dec.%d.res", net->decs);
+            s->has_res = 1;
+            bind_res(L, &s->r, p, c + skip[--skips], f->width[l], 0);
+            c = f->width[l];
+            snprintf(p, sizeof p, "dec.%d.att", net->decs);
+            if (wants_attention(f->attn_dec[l], i, f->blocks))
+                bind_att(L, &s->a, p, c, f->heads_dec, 1);
+            snprintf(p, sizeof p, "dec.%d.up", net->decs);
+            if (l > 0 && i == f->blocks)
+                bind_resample(L, s, p, f->resample[l - 1], 1, c);
+            net->decs++;
+        }
+    bind_norm(L, &net->out_norm, "out.n", c);
+    bind_conv(L, &net->out, "out.c", 4, f->out, c, 3, 0);
+}
+
+static di_status bind_all(loader *L)
+{
+    bind_net(L);
+    for (int i = 0; i < L->net->entries; i++)
+        if (!L->net->entry[i].used) {
+            char name[NAME];
+            memcpy(name, L->net->entry[i].name, (size_t)L->net->entry[i].name_len);
+            name[L->net->entry[i].name_len] = 0;
+            offend(L, "%sunexpected %.100s%s", name, "");
+        }
+    if (L->ctx->status)
+        return L->ctx->status;
+    if (L->wrong)
+        return di_fail(L->ctx, DI_EINPUT, "weight file: %d tensors do not fit the network of the "
+                       "metadata: %s%s", L->wrong, L->list, L->wrong > 6 ? "; ..." : "");
+    if (!(L->flags & DI_NET_HEAD)) {
+        L->load = 1;
+        bind_net(L);
+        L->net->loaded = 1;
+    }
+    return L->ctx->status;
+}
+
+di_status di_net_open(di_ctx *ctx, di_read_fn read, void *user, uint64_t size, unsigned flags,
+                      di_net **out)
+{
+    *out = NULL;
+    loader *L = di_new(ctx, 1, sizeof *L);
+    di_net *net = L ? di_new(ctx, 1, sizeof *net) : NULL;
+    if (!net)
+        return DI_EMEMORY;
+    L->ctx = net->ctx = ctx;
+    L->net = net;
+    L->read = read;
+    L->user = user;
+    L->size = size;
+    L->flags = flags;
+    crc_table(L);
+    di_tape_open(&net->tape, ctx);
+    di_status s = read_head(L);
+    if (!s)
+        s = read_meta(L);
+    if (!s)
+        s = read_index(L);
+    if (!s)
+        s = read_config(L);
+    if (!s)
+        s = bind_all(L);
+    di_free(ctx, L);
+    if (s)
+        di_net_close(net);
+    else
+        *out = net;
+    return s;
+}
+
+/* ==== 5. The forward pass ==================================================================== */
+
+static di_tensor *resample(di_tape *tp, di_tensor *x, int dir)
+{
+    return dir > 0 ? di_upsample(tp, x) : di_pool2(tp, x);
+}
+
+/* h = c1(resample(silu(n1 x))); h = c2(silu(n2(h) (1+s) + t)); y = scale (skip(x) + h) */
+static di_tensor *run_res(di_net *net, const res *r, di_tensor *x, di_tensor *emb)
+{
+    di_tape *tp = &net->tape;
+    di_tensor *h = di_normalize(tp, x, &r->n1, NULL, 1), *s = x;
+    if (r->dir) {
+        di_tensor *small = resample(tp, h, r->dir);
+        di_drop(tp, h);
+        h = small;
+        s = resample(tp, x, r->dir);
+    }
+    di_tensor *h1 = di_convolve(tp, h, &r->c1, NULL, 1);
+    di_drop(tp, h);
+    di_tensor *e = di_convolve(tp, emb, &r->emb, NULL, 1);
+    if (net->f.add)
+        di_add_channels(tp, h1, e);
+    di_tensor *h2 = di_normalize(tp, h1, &r->n2, net->f.add ? NULL : e, 1);
+    di_drop(tp, e);
+    di_drop(tp, h1);
+    di_tensor *skip = r->skip.oc ? di_convolve(tp, s, &r->skip, NULL, 1) : s;
+    di_tensor *y = di_convolve(tp, h2, &r->c2, skip, net->f.residual_scale);
+    di_drop(tp, h2);
+    if (skip != s)
+        di_drop(tp, skip);
+    if (s != x)
+        di_drop(tp, s);
+    return y;
+}
+
+static di_tensor *run_att(di_net *net, const att *a, di_tensor *x)
+{
+    di_tape *tp = &net->tape;
+    di_tensor *z = a->n.c ? di_normalize(tp, x, &a->n, NULL, 0) : x;
+    di_tensor *qkv = di_convolve(tp, z, &a->qkv, NULL, 1);
+    if (z != x)
+        di_drop(tp, z);
+    di_tensor *o = di_attention(tp, qkv, a->heads);
+    di_drop(tp, qkv);
+    di_tensor *y = di_convolve(tp, o, &a->proj, x, net->f.residual_scale);
+    di_drop(tp, o);
+    return y;
+}
+
+/* One block of the encoder or decoder; drops x when it is not `keep`. */
+static di_tensor *run_stage(di_net *net, const stage *s, di_tensor *x, di_tensor *emb,
+                            const di_tensor *keep)
+{
+    di_tape *tp = &net->tape;
+    di_tensor *y = x;
+    if (s->has_res)
+        y = run_res(net, &s->r, x, emb);
+    if (s->a.heads) {
+        di_tensor *z = run_att(net, &s->a, y);
+        if (y != x)
+            di_drop(tp, y);
+        y = z;
+    }
+    if (s->resample) {
+        di_tensor *z;
+        if (s->resample == RESAMPLE_RES) {
+            z = run_res(net, &s->rs, y, emb);
+        } else if (s->resample == RESAMPLE_POOL) {
+            z = resample(tp, y, s->dir);
+        } else if (s->dir > 0) {
+            di_tensor *big = di_upsample(tp, y);
+            z = di_convolve(tp, big, &s->c, NULL, 1);
+            di_drop(tp, big);
+        } else {
+            z = di_convolve(tp, y, &s->c, NULL, 1);
+        }
+        if (y != x)
+            di_drop(tp, y);
+        y = z;
+    }
+    if (x != keep)
+        di_drop(tp, x);
+    return y;
+}
+
+/* silu(W2 silu(W1 v + b1) + b2 (+ label)), as a (1,E,1,N) tensor: one pixel an image.
+   Frequencies and phases in double, rounded once. */
+static di_tensor *embed(di_net *net, int n, const double *t, const int *label)
+{
+    const config *f = &net->f;
+    di_tape *tp = &net->tape;
+    int half = f->base / 2;
+    di_tensor *v = di_tensor_new(tp, 1, f->base, 1, n);
+    for (int b = 0; v && !tp->dry && b < v->cb; b++)
+        memset(v->blk[b], 0, (size_t)3 * (n + 2) * 16 * sizeof(di_real));
+    for (int i = 0; v && !tp->dry && i < half; i++) {
+        double freq = di_exp(-di_log(f->max_period) * i / (half - f->freq_shift));
+        for (int k = 0; k < n; k++) {
+            size_t at = ((size_t)(n + 2) + 1 + k) * 16;
+            double phase = t[k] * f->t_scale * freq;
+            int c = f->sin_first ? half + i : i, s = f->sin_first ? i : half + i;
+            v->blk[c / 16][at + c % 16] = (di_real)di_cos(phase);
+            v->blk[s / 16][at + s % 16] = (di_real)di_sin(phase);
+        }
+    }
+    di_tensor *a = di_convolve(tp, v, &net->temb[0], NULL, 1), *b = di_silu(tp, a);
+    di_tensor *e = di_convolve(tp, b, &net->temb[1], NULL, 1);
+    for (int c = 0; label && e && !tp->dry && c < f->emb; c++)
+        for (int k = 0; k < n; k++)
+            e->blk[c / 16][((size_t)(n + 2) + 1 + k) * 16 + c % 16] +=
+                net->label[(size_t)label[k] * f->emb + c];
+    di_tensor *out = di_silu(tp, e);
+    di_drop(tp, v);
+    di_drop(tp, a);
+    di_drop(tp, b);
+    di_drop(tp, e);
+    return out;
+}
+
+static void forward(di_net *net, int n, int h, int w, const double *t, const int *label,
+                    const di_real *x)
+{
+    di_tape *tp = &net->tape;
+    di_tensor *skip[LEVELS * (MAX_BLOCKS + 1) + 1];
+    int skips = 0;
+    di_tensor *emb = embed(net, n, t, label);
+    net->x = di_pack(tp, n, net->f.in, h, w, x, net->f.in);
+    if (net->x)
+        net->x->need = 1;
+    di_tensor *v = di_convolve(tp, net->x, &net->stem, NULL, 1);
+    skip[skips++] = v;
+    for (int i = 0; i < net->encs; i++)
+        skip[skips++] = v = run_stage(net, &net->enc[i], v, emb, v);
+    for (int i = 0; i < 2; i++)
+        v = run_stage(net, &net->mid[i], v, emb, skip[skips - 1]);
+    for (int i = 0; i < net->decs; i++) {
+        di_tensor *top = skip[--skips], *both = di_concat(tp, v, top);
+        if (v != top) /* without a middle the two would be one */
+            di_drop(tp, v);
+        di_drop(tp, top);
+        v = run_stage(net, &net->dec[i], both, emb, NULL);
+    }
+    di_tensor *z = di_normalize(tp, v, &net->out_norm, NULL, 1);
+    di_drop(tp, v);
+    net->y = di_convolve(tp, z, &net->out, NULL, 1);
+    di_drop(tp, z);
+    di_drop(tp, emb);
+    di_drop(tp, net->x);
+}
+
+static void backward(di_net *net, const di_real *gy, int have, di_real *gx)
+{
+    di_tape *tp = &net->tape;
+    di_tensor *y = net->y;
+    if (!y)
+        return;
+    y->g = di_pack(tp, y->n, net->f.out, y->h, y->w, gy, have);
+    di_drop(tp, y);
+    di_tape_back(tp);
+    di_unpack(tp, net->x->g, 0, net->f.in, gx);
+    di_drop(tp, net->x->g);
+}
+
+/* ==== 6. Plans and the public calls ========================================================== */
+
+/* Bytes of working memory by a dry run; also counts multiply-adds. 0 after a failure. */
+static size_t plan(di_net *net, size_t n, int h, int w, int vjp)
+{
+    if (net->plan_bytes && net->plan_n == n && net->plan_h == h && net->plan_w == w
+        && net->plan_vjp == vjp)
+        return net->plan_bytes;
+    net->plan_bytes = 0;
+    int m = di_net_multiple(net);
+    if (h < m || w < m || h % m || w % m || h > 1 << 15 || w > 1 << 15) {
+        di_fail(net->ctx, DI_EUSAGE, "image size %dx%d: height and width must be multiples of %d "
+                "for this network", h, w, m);
+        return 0;
+    }
+    if (n < 1 || n > 4096) {
+        di_fail(net->ctx, DI_EUSAGE, "a batch of %.0f images: 1 to 4096", (double)n);
+        return 0;
+    }
+    if (di_tape_begin(&net->tape, NULL, 0, vjp))
+        return 0;
+    forward(net, (int)n, h, w, NULL, NULL, NULL);
+    if (vjp)
+        backward(net, NULL, 0, NULL);
+    if (net->tape.failed)
+        return 0;
+    net->plan_n = n;
+    net->plan_h = h;
+    net->plan_w = w;
+    net->plan_vjp = vjp;
+    return net->plan_bytes = net->tape.arena.peak;
+}
+
+size_t di_net_bytes(di_net *net, size_t n, int h, int w, int vjp)
+{
+    return plan(net, n, h, w, vjp);
+}
+
+size_t di_net_weight_bytes(const di_net *net, int vjp)
+{
+    return net->weight_bytes + (vjp ? net->vjp_bytes : 0);
+}
+
+double di_net_macs(const di_net *net, int h, int w)
+{
+    di_net *mutable_net = (di_net *)net; /* a dry run touches only the plan */
+    mutable_net->plan_bytes = 0;
+    return plan(mutable_net, 1, h, w, 0) ? net->tape.macs : 0;
+}
+
+/* The derivative's weights, made once: the same kernel runs on them. */
+static di_status transpose_all(di_net *net)
+{
+    for (int i = 0; i < net->convs && !net->transposed; i++)
+        if (!net->conv[i]->constant && di_conv_transpose(net->ctx, net->conv[i]))
+            return DI_EMEMORY;
+    net->transposed = 1;
+    return DI_OK;
+}
+
+/* Runs the network; with keep its tape stays for finish_vjp. */
+static di_status run_forward(di_net *net, size_t n, int h, int w, const double *t,
+                             const int *label, const di_real *x, di_real *y, int y_channels,
+                             int keep)
+{
+    if (!net->loaded)
+        return di_fail(net->ctx, DI_EUSAGE, "the network was opened head-only");
+    if ((net->f.classes > 0) != (label != NULL))
+        return di_fail(net->ctx, DI_EUSAGE, net->f.classes ? "this network needs a class label"
+                       : "this network takes no class label");
+    for (size_t i = 0; label && i < n; i++)
+        if (label[i] < 0 || label[i] >= net->f.classes)
+            return di_fail(net->ctx, DI_EUSAGE, "class label %d: 0 to %d", label[i],
+                           net->f.classes - 1);
+    for (size_t i = 0; i < n; i++)
+        if (!(t[i] > -1e5 && t[i] < 1e5))
+            return di_fail(net->ctx, DI_EUSAGE, "network time %g is out of range", t[i]);
+    size_t need = plan(net, n, h, w, keep);
+    if (!need || (keep && transpose_all(net)))
+        return net->ctx->status;
+    if (need > net->memory_size) {
+        di_free(net->ctx, net->memory);
+        net->memory_size = 0;
+        net->memory = di_new(net->ctx, need, 1);
+        if (!net->memory)
+            return DI_EMEMORY;
+        net->memory_size = need;
+    }
+    if (di_tape_begin(&net->tape, net->memory, net->memory_size, keep))
+        return DI_EMEMORY;
+    forward(net, (int)n, h, w, t, label, x);
+    di_unpack(&net->tape, net->y, 0, y_channels, y);
+    return net->ctx->status;
+}
+
+di_status di_net_run(di_net *net, size_t n, int h, int w, const double *t, const int *label,
+                     const di_real *x, di_real *y, const di_real *gy, di_real *gx)
+{
+    di_status s = run_forward(net, n, h, w, t, label, x, y, net->f.out, gy && gx);
+    if (!s && gy && gx)
+        backward(net, gy, net->f.out, gx);
+    return net->ctx->status;
+}
+
+const char *di_net_get(const di_net *net, const char *key)
+{
+    for (int i = 0; i < net->lines; i++)
+        if (strcmp(net->line[i].key, key) == 0)
+            return net->line[i].value;
+    return NULL;
+}
+
+const char *di_net_meta(const di_net *net, size_t *len)
+{
+    *len = net->meta_len;
+    return net->meta;
+}
+
+uint32_t di_net_crc(const di_net *net) { return net->crc; }
+
+size_t di_net_weights(const di_net *net) { return net->weights; }
+
+int di_net_channels(const di_net *net, int *out)
+{
+    *out = net->f.out;
+    return net->f.in;
+}
+
+int di_net_multiple(const di_net *net) { return 1 << (net->f.levels - 1); }
+
+void di_net_close(di_net *net)
+{
+    if (!net)
+        return;
+    di_ctx *ctx = net->ctx;
+    di_tape_close(&net->tape);
+    for (int i = 0; i < net->convs; i++) {
+        di_free(ctx, net->conv[i]->w);
+        di_free(ctx, net->conv[i]->wt);
+        di_free(ctx, net->conv[i]->bias);
+    }
+    for (int i = 0; i < net->norms; i++) {
+        di_free(ctx, net->norm[i]->g);
+        di_free(ctx, net->norm[i]->b);
+    }
+    di_free(ctx, net->label);
+    di_free(ctx, net->memory);
+    di_free(ctx, net->beta);
+    di_free(ctx, net->entry);
+    di_free(ctx, net->line);
+    di_free(ctx, net->meta);
+    di_free(ctx, net->head);
+    di_free(ctx, net);
+}
+
+/* ==== 7. A network as a prior ================================================================ */
+
+typedef struct net_prior {
+    di_prior p;
+    di_net *net;
+} net_prior;
+
+/* eps, and v when asked for: the two halves of the output's channels. */
+static di_status net_eval(di_prior *p, size_t n, const double *t, const di_real *x, di_real *eps,
+                          di_real *v, int keep)
+{
+    di_net *net = ((net_prior *)p)->net;
+    int c = net->f.pred_channels;
+    di_status s = run_forward(net, n, p->h, p->w, t, p->label, x, eps, c, keep);
+    if (!s && v && p->variance == DI_VAR_LEARNED_RANGE)
+        di_unpack(&net->tape, net->y, c, c, v);
+    return s;
+}
+
+static di_status net_vjp(di_prior *p, const di_real *geps, di_real *gx)
+{
+    di_net *net = ((net_prior *)p)->net;
+    backward(net, geps, net->f.pred_channels, gx);
+    return net->ctx->status;
+}
+
+static size_t net_prior_bytes(di_prior *p, size_t n, int vjp)
+{
+    di_net *net = ((net_prior *)p)->net;
+    return plan(net, n, p->h, p->w, vjp);
+}
+
+di_status di_prior_net(di_net *net, int h, int w, di_prior **out)
+{
+    *out = NULL;
+    if (net->f.in != net->f.pred_channels)
+        return di_fail(net->ctx, DI_EINPUT, "a prior's network must have as many input as "
+                       "predicted channels");
+    if (!plan(net, 1, h, w, 0))
+        return net->ctx->status;
+    net_prior *np = di_new(net->ctx, 1, sizeof *np);
+    if (!np)
+        return DI_EMEMORY;
+    np->net = net;
+    np->p.ctx = net->ctx;
+    np->p.c = net->f.pred_channels;
+    np->p.h = h;
+    np->p.w = w;
+    np->p.variance = net->f.var;
+    np->p.steps = net->steps;
+    np->p.beta = net->beta;
+    np->p.eval = net_eval;
+    np->p.vjp = net_vjp;
+    np->p.bytes = net_prior_bytes;
+    np->p.self = np;
+    *out = &np->p;
+    return DI_OK;
+}
