@@ -41,7 +41,7 @@ ALL     = $(WARN) $(CFLAGS) $(EXACT) $(OMP) $(DEFS) -I.
 
 LIB     = $(B)/ops.o $(B)/unet.o $(B)/diffinv.o $(B)/solvers.o \
           $(if $(V3),$(B)/ops_v3.o) $(if $(V4),$(B)/ops_v4.o)
-TOOL    = $(patsubst tools/%.c,$(B)/tools_%.o,$(wildcard tools/*.c))
+TOOL    = $(patsubst tools/%.c,$(B)/tools_%.o,$(filter-out tools/bench.c,$(wildcard tools/*.c)))
 TOOL_H  = $(wildcard tools/*.h)
 
 .PHONY: all lib demo test bench install uninstall clean report
@@ -72,6 +72,10 @@ $(B)/ops_v4.o: ops.c diffinv.h
 $(B)/tools_%.o: tools/%.c diffinv.h $(TOOL_H)
 	@mkdir -p $(B)
 	$(CC) $(ALL) -DDI_DATADIR='"$(PREFIX)/share/diffinv"' -c -o $@ $<
+
+bench: libdiffinv$(S).a
+	$(CC) $(WARN) -O2 -march=native -ffp-contract=fast $(OMP) $(DEFS) -I. -o $(B)/bench tools/bench.c libdiffinv$(S).a -lm
+	$(B)/bench $(BENCH)
 
 clean:
 	rm -rf build diffinv diffinv-double libdiffinv*.a libdiffinv*.so demo-out

@@ -54,6 +54,8 @@ const char *di_error(const di_ctx *ctx); /* the first error since di_clear; "" w
 void di_clear(di_ctx *ctx);
 void di_set_threads(di_ctx *ctx, int threads);            /* >= 1; without OpenMP always 1 */
 di_status di_set_isa(di_ctx *ctx, const char *isa);       /* before networks are opened */
+/* The numeric class: 0 exact (default), 1 fast (Winograd). Before networks are opened. */
+void di_set_fast(di_ctx *ctx, int fast);
 const char *di_isa(const di_ctx *ctx);                    /* baseline, v3 or v4 (neon: aarch64) */
 const char *di_isa_list(int i); /* the i-th compiled in that this processor runs, or NULL */
 size_t di_bytes(const di_ctx *ctx);                       /* bytes allocated now */
@@ -223,7 +225,7 @@ struct di_ctx {
     void *user;
     void *objects;          /* list of owned blocks, see di_new */
     size_t bytes, peak;
-    int threads;
+    int threads, fast;
     const di_kernels *k;
     di_status status;
     char error[512];
@@ -277,6 +279,7 @@ typedef struct di_conv {
     int stride, end;        /* stride 2: end = 1 pads at the bottom and right only */
     int constant;           /* off the image's path: no derivative wanted */
     di_real *w, *wt, *bias; /* wt: transposed and flipped, for the input gradient */
+    di_real *u, *ut;        /* the same in Winograd's form, fast class only */
 } di_conv;
 typedef struct di_norm {
     int c, groups;
@@ -331,7 +334,7 @@ di_tensor *di_silu(di_tape *tp, di_tensor *x);                    /* constants o
 
 di_status di_conv_init(di_ctx *ctx, di_conv *w, const di_real *weight, const di_real *bias);
 di_status di_conv_transpose(di_ctx *ctx, di_conv *w);             /* makes wt */
-size_t di_conv_bytes(const di_kernels *k, int oc, int ic, int kk);
+size_t di_conv_bytes(const di_ctx *ctx, int oc, int ic, int k);
 
 #ifdef __cplusplus
 }

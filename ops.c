@@ -61,10 +61,10 @@ typedef di_int ivec __attribute__((vector_size(VECTOR_BYTES), aligned(REAL_BYTES
 #define INLINE static inline __attribute__((always_inline))
 #ifdef __clang__
 #define UNROLL _Pragma("clang loop unroll(full)")
-#define UNROLL2 _Pragma("clang loop unroll_count(2)")
+#define UNROLL_SOME _Pragma("clang loop unroll_count(2)")
 #else
 #define UNROLL _Pragma("GCC unroll 16")
-#define UNROLL2 _Pragma("GCC unroll 4")
+#define UNROLL_SOME _Pragma("GCC unroll 4")
 #endif
 INLINE ivec bits(vec a) { return (ivec)a; }
 INLINE vec from_bits(ivec a) { return (vec)a; }
@@ -86,7 +86,7 @@ typedef di_real vec;
 typedef di_int ivec;
 #define INLINE static inline
 #define UNROLL
-#define UNROLL2
+#define UNROLL_SOME
 INLINE ivec bits(vec a)
 {
     union { vec f; ivec i; } u;
@@ -205,7 +205,7 @@ INLINE void conv_tile(const int tile, const ptrdiff_t step, const conv_args *a, 
     }
     for (int t = 0; t < a->taps; t++) {
         const di_real *xp = x + a->off[t];
-        UNROLL2
+        UNROLL_SOME
         for (int k = 0; k < 16; k++, w += 16) {
             vec wv[VPB];
             UNROLL
@@ -304,6 +304,165 @@ static void matmul(di_real *c, size_t ldc, const di_real *a, size_t as, size_t k
             i += rows;
         }
     }
+}
+
+/* Winograd convolution F(4x4, 3x3) (Lavin & Gray, arXiv 1509.09308): the fast class.
+
+     6x6 input tile d, every 4 pixels   V = B^T d B      [36][tile][ic]
+     weights, beforehand                U = G g G^T      [oc/16][36][ic][16]
+     36 matrix products                 M = V U          [36][tile][16]
+     4x4 output tile                    Y = A^T M A
+
+   36 multiplications where the direct form takes 144. Tiles go in chunks that bound V; within
+   a chunk first all V, then per 16 output channels M and Y. Each M is one accumulator over ic
+   ascending. Size: h and w multiples of 4. */
+
+enum { WINO_CHUNK = 128, WINO_GROUP = 32 };
+
+/* o = B^T i over vectors at distance `di`, `dO`. */
+INLINE void wino_in1(const vec *i, int di, vec *o, int dO)
+{
+    vec a = i[0], b = i[di], c = i[2 * di], d = i[3 * di], e = i[4 * di], f = i[5 * di];
+    const di_real k4 = 4, k5 = 5, k2 = 2;
+    vec p = e - c * k4, q = d - b * k4, r = e - c, s = (d - b) * k2;
+    o[0] = (a * k4 - c * k5) + e;
+    o[dO] = p + q;
+    o[2 * dO] = p - q;
+    o[3 * dO] = r + s;
+    o[4 * dO] = r - s;
+    o[5 * dO] = (b * k4 - d * k5) + f;
+}
+
+/* o = A^T i */
+INLINE void wino_out1(const vec *i, int di, vec *o, int dO)
+{
+    vec a = i[0], b = i[di], c = i[2 * di], d = i[3 * di], e = i[4 * di], f = i[5 * di];
+    const di_real k2 = 2, k4 = 4, k8 = 8;
+    vec p = b + c, q = b - c, r = d + e, s = d - e;
+    o[0] = (a + p) + r;
+    o[dO] = q + s * k2;
+    o[2 * dO] = p + r * k4;
+    o[3 * dO] = (q + s * k8) + f;
+}
+
+/* Tiles first.. of image n, input block ib: V[xi*stride + tile*ic + 16 ib + lane]. */
+static void wino_input(const conv_args *a, di_real *V, size_t stride, int n, int ib, int first,
+                       int count)
+{
+    ptrdiff_t pitch = (ptrdiff_t)(a->w + 2) * 16;
+    for (int t = 0; t < count; t++) {
+        int ty = (first + t) / (a->w / 4), tx = (first + t) % (a->w / 4);
+        const di_real *x = a->x[n * a->ib + ib] + 4 * ty * pitch + 4 * tx * 16;
+        di_real *v = V + ((size_t)t * a->ib + ib) * 16;
+        for (int l = 0; l < 16; l += LANES) {
+            vec d[36], e[36];
+            for (int i = 0; i < 6; i++)
+                for (int j = 0; j < 6; j++)
+                    d[i * 6 + j] = load(x + i * pitch + j * 16 + l);
+            for (int j = 0; j < 6; j++)
+                wino_in1(d + j, 6, e + j, 6);
+            for (int i = 0; i < 6; i++)
+                wino_in1(e + i * 6, 1, d + i * 6, 1);
+            for (int k = 0; k < 36; k++)
+                store(v + k * stride + l, d[k]);
+        }
+    }
+}
+
+/* M[xi][tile][16] = sum_k V[xi][tile][k] U[xi][k][16], four tiles at a time. */
+static void wino_product(di_real *M, const di_real *V, size_t stride, const di_real *U, int ic,
+                         int count)
+{
+    for (int xi = 0; xi < 36; xi++, V += stride, U += (size_t)ic * 16)
+        for (int t = 0; t < count; t += 4) {
+            const di_real *v = V + (size_t)t * ic;
+            vec acc[4][VPB];
+            UNROLL
+            for (int p = 0; p < 4; p++) {
+                UNROLL
+                for (int q = 0; q < VPB; q++)
+                    acc[p][q] = set1(0);
+            }
+            const di_real *u = U;
+            UNROLL_SOME
+            for (int k = 0; k < ic; k++, u += 16) {
+                vec w[VPB];
+                UNROLL
+                for (int q = 0; q < VPB; q++)
+                    w[q] = load(u + q * LANES);
+                UNROLL
+                for (int p = 0; p < 4; p++) {
+                    UNROLL
+                    for (int q = 0; q < VPB; q++)
+                        acc[p][q] += w[q] * v[p * ic + k];
+                }
+            }
+            UNROLL
+            for (int p = 0; p < 4; p++) {
+                UNROLL
+                for (int q = 0; q < VPB; q++)
+                    store(M + ((size_t)xi * WINO_GROUP + t + p) * 16 + q * LANES, acc[p][q]);
+            }
+        }
+}
+
+static void wino_output(const conv_args *a, const di_real *M, int n, int ob, int first, int count)
+{
+    ptrdiff_t pitch = (ptrdiff_t)(a->w + 2) * 16;
+    int o = n * a->ob + ob;
+    for (int t = 0; t < count; t++) {
+        int ty = (first + t) / (a->w / 4), tx = (first + t) % (a->w / 4);
+        ptrdiff_t at = (4 * ty + 1) * pitch + (4 * tx + 1) * 16;
+        for (int l = 0; l < 16; l += LANES) {
+            vec m[36], e[24], y[16];
+            for (int k = 0; k < 36; k++)
+                m[k] = load(M + ((size_t)k * WINO_GROUP + t) * 16 + l);
+            for (int j = 0; j < 6; j++)
+                wino_out1(m + j, 6, e + j, 6);
+            for (int i = 0; i < 4; i++)
+                wino_out1(e + i * 6, 1, y + i * 4, 1);
+            for (int i = 0; i < 16; i++) {
+                ptrdiff_t p = at + i / 4 * pitch + i % 4 * 16 + l;
+                vec s = y[i];
+                if (a->bias)
+                    s += load(a->bias + ob * 16 + l);
+                if (a->add)
+                    s += load(a->add[o] + p);
+                s *= a->scale;
+                if (a->acc)
+                    s += load(a->y[o] + p);
+                store(a->y[o] + p, s);
+            }
+        }
+    }
+}
+
+/* scratch: V of one chunk, then one M a thread. */
+static void wino(const conv_args *a, di_real *scratch, int (*thread)(void))
+{
+    int tiles = a->h / 4 * (a->w / 4), ic = a->ib * 16;
+    size_t stride = (size_t)WINO_CHUNK * ic + 16; /* not a power of two: no cache conflicts */
+    di_real *V = scratch, *M = V + 36 * stride;
+    for (int n = 0; n < a->n; n++)
+        for (int c0 = 0; c0 < tiles; c0 += WINO_CHUNK) {
+            int count = tiles - c0 < WINO_CHUNK ? tiles - c0 : WINO_CHUNK;
+            int parts = (count + WINO_GROUP - 1) / WINO_GROUP;
+            PARALLEL_FOR(a->threads)
+            for (int job = 0; job < a->ib * parts; job++) {
+                int t0 = job % parts * WINO_GROUP;
+                int m = count - t0 < WINO_GROUP ? count - t0 : WINO_GROUP;
+                wino_input(a, V + (size_t)t0 * ic, stride, n, job / parts, c0 + t0, m);
+            }
+            PARALLEL_FOR(a->threads)
+            for (int job = 0; job < a->ob * parts; job++) {
+                int t0 = job % parts * WINO_GROUP, ob = job / parts;
+                int m = count - t0 < WINO_GROUP ? count - t0 : WINO_GROUP;
+                di_real *mine = M + (size_t)thread() * 36 * WINO_GROUP * 16;
+                wino_product(mine, V + (size_t)t0 * ic, stride,
+                             a->weight + (size_t)ob * 36 * ic * 16, ic, m);
+                wino_output(a, mine, n, ob, c0 + t0, m);
+            }
+        }
 }
 
 /* In place on rows [m][ld] of n values: p = exp(scale*s - max) / sum; the tail to ld gets 0.
@@ -523,6 +682,7 @@ struct di_kernels {
     const char *name;
     int (*self_check)(void);
     void (*conv)(const conv_args *);
+    void (*wino)(const conv_args *, di_real *, int (*)(void));
     void (*matmul)(di_real *, size_t, const di_real *, size_t, size_t, const di_real *, size_t,
                    int, int, int);
     void (*softmax)(di_real *, int, int, int, di_real);
@@ -551,7 +711,7 @@ struct di_kernels {
 #define TEXT(a) TEXT2(a)
 extern const di_kernels JOIN(di_kernels_, DI_ISA);
 const di_kernels JOIN(di_kernels_, DI_ISA) = {
-    TEXT(DI_ISA), self_check, conv, matmul, softmax, norm_stats, norm_apply, norm_vjp_sums,
+    TEXT(DI_ISA), self_check, conv, wino, matmul, softmax, norm_stats, norm_apply, norm_vjp_sums,
     norm_vjp_apply, axpy, upsample, pool
 };
 
@@ -693,6 +853,8 @@ const char *di_isa_list(int i)
 }
 
 const char *di_isa(const di_ctx *ctx) { return ctx->k->name; }
+
+void di_set_fast(di_ctx *ctx, int fast) { ctx->fast = fast != 0; }
 
 di_status di_set_isa(di_ctx *ctx, const char *isa)
 {
@@ -1275,10 +1437,54 @@ void di_unpack(di_tape *tp, const di_tensor *t, int from, int c, di_real *x)
 
 /* ---- convolution ---- */
 
-size_t di_conv_bytes(const di_kernels *k, int oc, int ic, int kk)
+/* The fast class takes Winograd's way by the layer's shape alone. */
+static int has_wino(const di_ctx *ctx, int oc, int ic, int k, int stride)
 {
-    (void)k;
-    return (size_t)((oc + 15) / 16) * ((ic + 15) / 16) * kk * kk * 256 * sizeof(di_real);
+    return ctx->fast && k == 3 && stride != 2 && ic >= 32 && oc >= 32;
+}
+
+static int wants_wino(const di_ctx *ctx, const di_conv *w, int h, int wd)
+{
+    return has_wino(ctx, w->oc, w->ic, w->k, w->stride) && h % 4 == 0 && wd % 4 == 0
+           && h * wd >= 256;
+}
+
+/* U = G g G^T of w (oc x ic, or its transpose), in double, packed [oc/16][36][ic][16]. */
+static di_real *wino_weights(di_ctx *ctx, const di_real *packed, int oc, int ic)
+{
+    static const double G[6][3] = { { 1.0 / 4, 0, 0 }, { -1.0 / 6, -1.0 / 6, -1.0 / 6 },
+        { -1.0 / 6, 1.0 / 6, -1.0 / 6 }, { 1.0 / 24, 1.0 / 12, 1.0 / 6 },
+        { 1.0 / 24, -1.0 / 12, 1.0 / 6 }, { 0, 0, 1 } };
+    int ob = (oc + 15) / 16, ib = (ic + 15) / 16;
+    di_real *u = di_new(ctx, (size_t)ob * ib * 36 * 256, sizeof *u);
+    for (int o = 0; u && o < ob * 16; o++)
+        for (int i = 0; i < ib * 16; i++) {
+            double half[6][3];
+            const di_real *g = packed + ((size_t)(o / 16) * ib + i / 16) * 9 * 256
+                               + i % 16 * 16 + o % 16;
+            for (int r = 0; r < 6; r++)
+                for (int c = 0; c < 3; c++)
+                    half[r][c] = G[r][0] * g[c * 256] + G[r][1] * g[(3 + c) * 256]
+                                 + G[r][2] * g[(6 + c) * 256];
+            for (int r = 0; r < 6; r++)
+                for (int c = 0; c < 6; c++)
+                    u[(((size_t)(o / 16) * 36 + r * 6 + c) * ib * 16 + i) * 16 + o % 16] =
+                        (di_real)(half[r][0] * G[c][0] + half[r][1] * G[c][1]
+                                  + half[r][2] * G[c][2]);
+        }
+    return u;
+}
+
+static size_t wino_scratch(int ic, int threads)
+{
+    size_t stride = (size_t)WINO_CHUNK * ((ic + 15) / 16 * 16) + 16;
+    return (36 * stride + (size_t)threads * 36 * WINO_GROUP * 16) * sizeof(di_real);
+}
+
+size_t di_conv_bytes(const di_ctx *ctx, int oc, int ic, int k)
+{
+    int each = k * k + (has_wino(ctx, oc, ic, k, 1) ? 36 : 0);
+    return (size_t)((oc + 15) / 16) * ((ic + 15) / 16) * each * 256 * sizeof(di_real);
 }
 
 /* Position of weight (o, i, tap) in the packed array of a convolution with `ib` input blocks. */
@@ -1291,7 +1497,7 @@ static size_t packed_at(int o, int i, int tap, int ib, int taps)
 di_status di_conv_init(di_ctx *ctx, di_conv *w, const di_real *weight, const di_real *bias)
 {
     int taps = w->k * w->k, ob = (w->oc + 15) / 16, ib = (w->ic + 15) / 16;
-    w->w = di_new(ctx, di_conv_bytes(ctx->k, w->oc, w->ic, w->k), 1);
+    w->w = di_new(ctx, (size_t)ob * ib * taps * 256, sizeof *w->w);
     w->bias = di_new(ctx, (size_t)ob * 16, sizeof *w->bias);
     if (!w->w || !w->bias)
         return DI_EMEMORY;
@@ -1301,6 +1507,10 @@ di_status di_conv_init(di_ctx *ctx, di_conv *w, const di_real *weight, const di_
                 w->w[packed_at(o, i, t, ib, taps)] = weight[((size_t)o * w->ic + i) * taps + t];
     if (bias)
         memcpy(w->bias, bias, (size_t)w->oc * sizeof *bias);
+    if (has_wino(ctx, w->oc, w->ic, w->k, w->stride)) {
+        w->u = wino_weights(ctx, w->w, w->oc, w->ic);
+        return w->u ? DI_OK : DI_EMEMORY;
+    }
     return DI_OK;
 }
 
@@ -1310,7 +1520,7 @@ di_status di_conv_transpose(di_ctx *ctx, di_conv *w)
     int taps = w->k * w->k, ob = (w->oc + 15) / 16, ib = (w->ic + 15) / 16;
     if (w->wt)
         return DI_OK;
-    w->wt = di_new(ctx, di_conv_bytes(ctx->k, w->ic, w->oc, w->k), 1);
+    w->wt = di_new(ctx, (size_t)ob * ib * taps * 256, sizeof *w->wt);
     if (!w->wt)
         return DI_EMEMORY;
     for (int o = 0; o < w->oc; o++)
@@ -1318,14 +1528,32 @@ di_status di_conv_transpose(di_ctx *ctx, di_conv *w)
             for (int t = 0; t < taps; t++)
                 w->wt[packed_at(i, o, taps - 1 - t, ob, taps)] =
                     w->w[packed_at(o, i, t, ib, taps)];
+    if (has_wino(ctx, w->oc, w->ic, w->k, w->stride)) {
+        w->ut = wino_weights(ctx, w->wt, w->ic, w->oc);
+        return w->ut ? DI_OK : DI_EMEMORY;
+    }
     return DI_OK;
+}
+
+static int thread_number(void)
+{
+#ifdef _OPENMP
+    return omp_get_thread_num();
+#else
+    return 0;
+#endif
 }
 
 /* y = scale * (conv(x) + bias + add), or with acc y += conv(x). */
 static void run_conv(di_tape *tp, di_tensor *y, const di_tensor *x, const di_real *weight,
                      const di_real *bias, const di_tensor *add, double scale, int k, int stride,
-                     int end, int acc)
+                     int end, int acc, int fast)
 {
+    di_buf *scratch = fast ? buf_new(tp, wino_scratch(x->c, tp->ctx->threads)) : NULL;
+    if (!live(tp)) {
+        buf_drop(tp, scratch);
+        return;
+    }
     conv_args a = { 0 };
     ptrdiff_t pitch = x->w + 2;
     a.n = x->n;
@@ -1346,8 +1574,14 @@ static void run_conv(di_tape *tp, di_tensor *y, const di_tensor *x, const di_rea
     a.scale = (di_real)scale;
     a.acc = acc;
     a.threads = tp->ctx->threads;
-    tp->k->conv(&a);
+    if (fast)
+        tp->k->wino(&a, buf_data(tp, scratch), thread_number);
+    else
+        tp->k->conv(&a);
+    buf_drop(tp, scratch);
 }
+
+static const char class_changed[] = "the numeric class was changed after the network was opened";
 
 /* gx = W^T gy; stride 2 goes through gy spread out on the input's grid. add: gadd = gy. */
 static void conv_vjp(di_tape *tp, di_rec *r)
@@ -1372,8 +1606,12 @@ static void conv_vjp(di_tape *tp, di_rec *r)
     int acc = r->x->g != NULL;
     if (!acc)
         r->x->g = like(tp, r->x);
-    if (r->x->g && live(tp))
-        run_conv(tp, r->x->g, spread ? spread : gy, w->wt, NULL, NULL, 1, w->k, 1, 0, acc);
+    int fast = wants_wino(tp->ctx, w, r->x->h, r->x->w);
+    if (fast && live(tp) && !w->ut)
+        tape_fail(tp, DI_EUSAGE, class_changed);
+    if (r->x->g)
+        run_conv(tp, r->x->g, spread ? spread : gy, fast ? w->ut : w->wt, NULL, NULL, 1, w->k, 1,
+                 0, acc, fast);
     di_drop(tp, spread);
     tp->macs += (double)w->k * w->k * w->ic * w->oc * r->y->h * r->y->w * r->y->n;
     if (r->add && r->add->need) {
@@ -1390,8 +1628,12 @@ di_tensor *di_convolve(di_tape *tp, di_tensor *x, const di_conv *w, di_tensor *a
     di_tensor *y = di_tensor_new(tp, x->n, w->oc, x->h / s, x->w / s);
     if (!y)
         return NULL;
-    if (live(tp))
-        run_conv(tp, y, x, w->w, w->bias, add, scale, w->k, s, w->end, 0);
+    int fast = wants_wino(tp->ctx, w, x->h, x->w);
+    if (fast && live(tp) && !w->u) {
+        tape_fail(tp, DI_EUSAGE, class_changed);
+        return NULL;
+    }
+    run_conv(tp, y, x, fast ? w->u : w->w, w->bias, add, scale, w->k, s, w->end, 0, fast);
     tp->macs += (double)w->k * w->k * w->ic * w->oc * y->h * y->w * y->n;
     di_rec *r = record(tp, conv_vjp, x, y);
     if (r) {
@@ -1778,15 +2020,6 @@ static void head_vjp(const di_kernels *k, const di_tensor *qkv, const di_tensor 
     head_write(gqkv, n, hd * d, d, dp, 0, T, a->gq, acc);
     head_write(gqkv, n, C + hd * d, d, dp, 0, T, a->gk, acc);
     head_write(gqkv, n, 2 * C + hd * d, d, dp, 0, T, a->gv, acc);
-}
-
-static int thread_number(void)
-{
-#ifdef _OPENMP
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
 }
 
 static void attention_vjp(di_tape *tp, di_rec *r)

@@ -574,8 +574,8 @@ static void bind_conv(loader *L, di_conv *w, const char *prefix, int rank, int o
     di_real *weight = tensor(L, prefix, ".w", rank, d);
     di_real *bias = vector(L, prefix, ".b", oc);
     L->net->weights += (size_t)oc * ic * k * k + oc;
-    L->net->weight_bytes += di_conv_bytes(L->ctx->k, oc, ic, k);
-    L->net->vjp_bytes += constant ? 0 : di_conv_bytes(L->ctx->k, ic, oc, k);
+    L->net->weight_bytes += di_conv_bytes(L->ctx, oc, ic, k);
+    L->net->vjp_bytes += constant ? 0 : di_conv_bytes(L->ctx, ic, oc, k);
     L->net->conv[L->net->convs++] = w;
     if (weight && bias)
         di_conv_init(L->ctx, w, weight, bias);
@@ -644,7 +644,7 @@ static void bind_resample(loader *L, stage *s, const char *prefix, int kind, int
     char p[NAME];
     s->resample = kind;
     s->dir = dir;
-    snprintf(p, sizeof p, kind == RESAMPLE_RES ? "%s.res" : "%s", prefix);
+    snprintf(p, sizeof p, kind == RESAMPLE_RES ? "%.200s.res" : "%.200s", prefix);
     if (kind == RESAMPLE_RES) {
         bind_res(L, &s->rs, p, c, c, dir);
     } else if (kind == RESAMPLE_CONV) {
@@ -1080,6 +1080,8 @@ void di_net_close(di_net *net)
         di_free(ctx, net->conv[i]->w);
         di_free(ctx, net->conv[i]->wt);
         di_free(ctx, net->conv[i]->bias);
+        di_free(ctx, net->conv[i]->u);
+        di_free(ctx, net->conv[i]->ut);
     }
     for (int i = 0; i < net->norms; i++) {
         di_free(ctx, net->norm[i]->g);

@@ -1,5 +1,6 @@
-/* test_io.c - image and array files, metrics and sheets. Every input is made here, from formulas,
- * by encoders that share nothing with the readers under test. Prints failures only. */
+/* test_io.c - image and array files, metrics and sheets. Every input is made here, from
+ * formulas, by encoders that share nothing with the readers under test. Prints failures only.
+ */
 #define _XOPEN_SOURCE 700
 
 #include "../tools/io.h"
@@ -230,8 +231,8 @@ static void npy_make(bytes *b, char order, char kind, unsigned size, int fortran
         sprintf(shape + strlen(shape), "%u,%s", (unsigned)dim[k], k + 1 < rank ? " " : "");
         total *= dim[k];
     }
-    sprintf(dictionary, "{'descr': '%c%c%u', 'fortran_order': %s, 'shape': (%s), }", order, kind,
-            size, fortran ? "True" : "False", shape);
+    sprintf(dictionary, "{'descr': '%c%c%u', 'fortran_order': %s, 'shape': (%s), }", order,
+            kind, size, fortran ? "True" : "False", shape);
     npy_head(b, version, dictionary);
     for (size_t at_value = 0; at_value < total; at_value++) {
         size_t i[4] = {0, 0, 0, 0}, rest = at_value;
@@ -280,15 +281,19 @@ static void test_npy_types(void)
                         char kind = types[t][0];
                         unsigned size = (unsigned)types[t][1];
                         const size_t *d = dim + 4 - rank;
-                        npy_make(&b, size == 1 ? '|' : big ? '>' : '<', kind, size, fortran, rank, d,
-                                 version);
+                        npy_make(&b,
+                                 size == 1 ? '|'
+                                 : big     ? '>'
+                                           : '<',
+                                 kind, size, fortran, rank, d, version);
                         int code = read_bytes(&a, b.p, b.n, "", err);
-                        check(!code &&
-                                  shape_is(&a, rank > 3 ? 3 : 1, rank > 2 ? 2 : 1,
-                                           rank > 1 ? 5 : 1, 4, 0) &&
-                                  npy_same(&a, rank, 0, kind == 'f' || kind == 'i', kind == 'b'),
-                              "NPY %c%u big %d fortran %d rank %u version %d: %s", kind, size, big,
-                              fortran, rank, version, err);
+                        check(
+                            !code &&
+                                shape_is(&a, rank > 3 ? 3 : 1, rank > 2 ? 2 : 1,
+                                         rank > 1 ? 5 : 1, 4, 0) &&
+                                npy_same(&a, rank, 0, kind == 'f' || kind == 'i', kind == 'b'),
+                            "NPY %c%u big %d fortran %d rank %u version %d: %s", kind, size,
+                            big, fortran, rank, version, err);
                         io_free(&a);
                         drop(&b);
                     }
@@ -297,21 +302,35 @@ static void test_npy_types(void)
 /* Values at the ends of the types. */
 static void test_npy_values(void)
 {
-    static const struct {
+    const struct {
         const char *descr;
         unsigned size;
         uint64_t bits;
         double value;
     } known[] = {
-        {"<f2", 2, 0x3c00, 1}, {"<f2", 2, 0x0001, 0x1p-24}, {"<f2", 2, 0x03ff, 1023 * 0x1p-24},
-        {"<f2", 2, 0x0400, 0x1p-14}, {"<f2", 2, 0xfbff, -65504}, {"<f2", 2, 0x3555, 0.333251953125},
-        {"<f2", 2, 0x7c00, INFINITY}, {"<f2", 2, 0xfc00, -INFINITY}, {"<f4", 4, 0x7f800000, INFINITY},
-        {"<f4", 4, 0x3dcccccd, 0.100000001490116119384765625}, {"<f4", 4, 0x00000001, 0x1p-149},
-        {"<f8", 8, 0x3fe0000000000000, 0.5}, {"<i1", 1, 0x80, -128}, {"<i2", 2, 0x8000, -32768},
-        {"<i2", 2, 0x7fff, 32767}, {"<u2", 2, 0xffff, 65535}, {"<i4", 4, 0x80000000, -2147483648.0},
-        {"<u4", 4, 0x80000000, 2147483648.0}, {"<i8", 8, 0x8000000000000000, -0x1p63},
-        {"<i8", 8, 0xffffffffffffffff, -1}, {"<u8", 8, 0x8000000000000000, 0x1p63},
-        {"|b1", 1, 2, 1}, {"|i1", 1, 0xff, -1},
+        {"<f2", 2, 0x3c00, 1},
+        {"<f2", 2, 0x0001, 0x1p-24},
+        {"<f2", 2, 0x03ff, 1023 * 0x1p-24},
+        {"<f2", 2, 0x0400, 0x1p-14},
+        {"<f2", 2, 0xfbff, -65504},
+        {"<f2", 2, 0x3555, 0.333251953125},
+        {"<f2", 2, 0x7c00, INFINITY},
+        {"<f2", 2, 0xfc00, -INFINITY},
+        {"<f4", 4, 0x7f800000, INFINITY},
+        {"<f4", 4, 0x3dcccccd, 0.100000001490116119384765625},
+        {"<f4", 4, 0x00000001, 0x1p-149},
+        {"<f8", 8, 0x3fe0000000000000, 0.5},
+        {"<i1", 1, 0x80, -128},
+        {"<i2", 2, 0x8000, -32768},
+        {"<i2", 2, 0x7fff, 32767},
+        {"<u2", 2, 0xffff, 65535},
+        {"<i4", 4, 0x80000000, -2147483648.0},
+        {"<u4", 4, 0x80000000, 2147483648.0},
+        {"<i8", 8, 0x8000000000000000, -0x1p63},
+        {"<i8", 8, 0xffffffffffffffff, -1},
+        {"<u8", 8, 0x8000000000000000, 0x1p63},
+        {"|b1", 1, 2, 1},
+        {"|i1", 1, 0xff, -1},
     };
     char err[256], dictionary[100];
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
@@ -344,8 +363,9 @@ static void test_npy_pictures(void)
         size_t dim[4];
         size_t n, c, h, w;
     } known[] = {
-        {2, {5, 4}, 1, 1, 5, 4},       {2, {5, 3}, 1, 1, 5, 3},    {3, {5, 4, 3}, 1, 3, 5, 4},
-        {3, {2, 5, 4}, 2, 1, 5, 4},    {3, {2, 5, 1}, 2, 1, 5, 1}, {4, {2, 5, 4, 3}, 2, 3, 5, 4},
+        {2, {5, 4}, 1, 1, 5, 4},       {2, {5, 3}, 1, 1, 5, 3},
+        {3, {5, 4, 3}, 1, 3, 5, 4},    {3, {2, 5, 4}, 2, 1, 5, 4},
+        {3, {2, 5, 1}, 2, 1, 5, 1},    {4, {2, 5, 4, 3}, 2, 3, 5, 4},
         {4, {2, 5, 4, 1}, 2, 1, 5, 4},
     };
     char err[256];
@@ -356,7 +376,8 @@ static void test_npy_pictures(void)
             int same = 1;
             npy_make(&b, '|', 'u', 1, fortran, known[q].rank, known[q].dim, 1);
             int code = read_bytes(&a, b.p, b.n, "", err);
-            int shaped = !code && shape_is(&a, known[q].n, known[q].c, known[q].h, known[q].w, 1);
+            int shaped =
+                !code && shape_is(&a, known[q].n, known[q].c, known[q].h, known[q].w, 1);
             for (size_t i = 0; shaped && i < a.n * a.c * a.h * a.w; i++) {
                 size_t x = i % a.w, y = i / a.w % a.h, c = i / a.w / a.h % a.c;
                 size_t n = i / a.w / a.h / a.c, index[4] = {0, 0, 0, 0}, k = 0;
@@ -381,11 +402,27 @@ static void test_npy_selectors(void)
         const char *text;
         size_t first, n; /* n = 0: refused */
     } known[] = {
-        {"[0]", 0, 1},   {"[6]", 6, 1},   {"[2:5]", 2, 3}, {"[:3]", 0, 3},    {"[4:]", 4, 3},
-        {"[:]", 0, 7},   {"[0:7]", 0, 7}, {"[7]", 0, 0},   {"[5:8]", 0, 0},   {"[3:3]", 0, 0},
-        {"[4:2]", 0, 0}, {"[]", 0, 0},    {"[-1]", 0, 0},  {"[a]", 0, 0},     {"[1:2:3]", 0, 0},
-        {"[1,2]", 0, 0}, {"[ 1]", 0, 0},  {"[7:]", 0, 0},  {"[1]]", 0, 0},
-        {"[99999999999999999999999]", 0, 0}, {"[18446744073709551615:]", 0, 0},
+        {"[0]", 0, 1},
+        {"[6]", 6, 1},
+        {"[2:5]", 2, 3},
+        {"[:3]", 0, 3},
+        {"[4:]", 4, 3},
+        {"[:]", 0, 7},
+        {"[0:7]", 0, 7},
+        {"[7]", 0, 0},
+        {"[5:8]", 0, 0},
+        {"[3:3]", 0, 0},
+        {"[4:2]", 0, 0},
+        {"[]", 0, 0},
+        {"[-1]", 0, 0},
+        {"[a]", 0, 0},
+        {"[1:2:3]", 0, 0},
+        {"[1,2]", 0, 0},
+        {"[ 1]", 0, 0},
+        {"[7:]", 0, 0},
+        {"[1]]", 0, 0},
+        {"[99999999999999999999999]", 0, 0},
+        {"[18446744073709551615:]", 0, 0},
         {"[18446744073709551609]", 0, 0},
     };
     const size_t dim[4] = {7, 2, 3, 2};
@@ -408,12 +445,14 @@ static void test_npy_selectors(void)
     bytes b = {0};
     io_array a;
     npy_make(&b, '<', 'f', 4, 0, 3, dim, 1);
-    check(!read_bytes(&a, b.p, b.n, "[0]", err) && shape_is(&a, 1, 7, 2, 3, 0), "[0] of one array");
+    check(!read_bytes(&a, b.p, b.n, "[0]", err) && shape_is(&a, 1, 7, 2, 3, 0),
+          "[0] of one array");
     io_free(&a);
     refused(b.p, b.n, "[1]", "holds 1");
     drop(&b);
-    npy_make(&b, '|', 'u', 1, 0, 3, dim, 1);
-    check(!read_bytes(&a, b.p, b.n, "[3:5]", err) && shape_is(&a, 2, 1, 2, 3, 1), "grey pictures");
+    npy_make(&b, '|', 'u', 1, 0, 3, (const size_t[]){7, 2, 4}, 1);
+    check(!read_bytes(&a, b.p, b.n, "[3:5]", err) && shape_is(&a, 2, 1, 2, 4, 1),
+          "grey pictures");
     io_free(&a);
     drop(&b);
 }
@@ -432,7 +471,8 @@ static void test_npy_refusals(void)
         {"{'descr': '<b2', 'fortran_order': False, 'shape': (1,), }", "plain numbers"},
         {"{'descr': [('x', '<f4')], 'fortran_order': False, 'shape': (1,), }", "records"},
         {"{'descr': '<f4', 'fortran_order': False, 'shape': (), }", "reshape"},
-        {"{'descr': '<f4', 'fortran_order': False, 'shape': (1, 1, 1, 1, 1), }", "4 dimensions"},
+        {"{'descr': '<f4', 'fortran_order': False, 'shape': (1, 1, 1, 1, 1), }",
+         "4 dimensions"},
         {"{'descr': '<f4', 'fortran_order': False, 'shape': (0, 4), }", "without values"},
         {"{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }", "ends before"},
         {"{'descr': '|u1', 'fortran_order': False, 'shape': (4,), }", "uint8"},
@@ -450,7 +490,8 @@ static void test_npy_refusals(void)
         {"", "header"},
         {"{'descr': '<f4', 'fortran_order': False, 'shape': (4294967296, 4294967296, 4), }",
          "ends before"},
-        {"{'descr': '<f4', 'fortran_order': False, 'shape': (18446744073709551617,), }", "shape"},
+        {"{'descr': '<f4', 'fortran_order': False, 'shape': (18446744073709551617,), }",
+         "shape"},
     };
     io_array a;
     char err[256];
@@ -473,6 +514,15 @@ static void test_npy_refusals(void)
     drop(&b);
 }
 
+/* The values a byte is damaged to: each single bit and some more, or with `full` all there are.
+ */
+static int full;
+
+static unsigned next_damage(unsigned v)
+{
+    return full ? v + 1 : v < 128 ? 2 * v : v + 61;
+}
+
 /* Every truncation is refused; every damaged byte ends cleanly. */
 static void test_npy_damage(void)
 {
@@ -484,7 +534,7 @@ static void test_npy_damage(void)
     for (size_t n = 0; n < b.n; n++)
         check(read_bytes(&a, b.p, n, "", err) == IO_BAD, "NPY cut at %zu is refused", n);
     for (size_t i = 0; i < b.n; i++)
-        for (unsigned v = 1; v < 256; v++) {
+        for (unsigned v = 1; v < 256; v = next_damage(v)) {
             b.p[i] ^= (unsigned char)v;
             int code = read_bytes(&a, b.p, b.n, "", err);
             if (code != 0 && code != IO_BAD)
@@ -797,7 +847,8 @@ static int paeth(int a, int b, int c)
 }
 
 /* Adds the filtered rows of one pass; filters take turns. */
-static void png_pass(bytes *raw, size_t w, size_t h, unsigned depth, unsigned type, const int pass[4])
+static void png_pass(bytes *raw, size_t w, size_t h, unsigned depth, unsigned type,
+                     const int pass[4])
 {
     unsigned samples = samples_of(type);
     size_t unit = samples * depth < 8 ? 1 : samples * depth / 8;
@@ -824,7 +875,8 @@ static void png_pass(bytes *raw, size_t w, size_t h, unsigned depth, unsigned ty
         drop(&packed);
         add_byte(raw, turn % 5);
         for (size_t i = 0; i < n; i++) {
-            int a = i >= unit ? row[i - unit] : 0, b = above[i], c = i >= unit ? above[i - unit] : 0;
+            int a = i >= unit ? row[i - unit] : 0, b = above[i],
+                c = i >= unit ? above[i - unit] : 0;
             int guess[5] = {0, a, b, (a + b) / 2, paeth(a, b, c)};
             add_byte(raw, (unsigned)(row[i] - guess[turn % 5]) & 255);
         }
@@ -834,7 +886,8 @@ static void png_pass(bytes *raw, size_t w, size_t h, unsigned depth, unsigned ty
     free(above);
 }
 
-static void png_raw(bytes *raw, size_t w, size_t h, unsigned depth, unsigned type, int interlaced)
+static void png_raw(bytes *raw, size_t w, size_t h, unsigned depth, unsigned type,
+                    int interlaced)
 {
     static const int adam7[7][4] = {{0, 0, 8, 8}, {4, 0, 8, 8}, {0, 4, 4, 8}, {2, 0, 4, 4},
                                     {0, 2, 2, 4}, {1, 0, 2, 2}, {0, 1, 1, 2}};
@@ -845,7 +898,8 @@ static void png_raw(bytes *raw, size_t w, size_t h, unsigned depth, unsigned typ
         png_pass(raw, w, h, depth, type, adam7[i]);
 }
 
-static void png_start(bytes *b, size_t w, size_t h, unsigned depth, unsigned type, int interlaced)
+static void png_start(bytes *b, size_t w, size_t h, unsigned depth, unsigned type,
+                      int interlaced)
 {
     bytes head = {0};
     add_big(&head, w, 4);
@@ -871,8 +925,8 @@ static void png_palette(bytes *b, unsigned depth)
 }
 
 /* split: bytes in one IDAT */
-static void png_make(bytes *b, size_t w, size_t h, unsigned depth, unsigned type, int interlaced,
-                     int kind, size_t split)
+static void png_make(bytes *b, size_t w, size_t h, unsigned depth, unsigned type,
+                     int interlaced, int kind, size_t split)
 {
     bytes raw = {0}, z = {0};
     png_start(b, w, h, depth, type, interlaced);
@@ -907,9 +961,9 @@ static int png_same(const io_array *a, unsigned depth, unsigned type)
 
 static void test_png_kinds(void)
 {
-    static const unsigned char forms[15][2] = {{0, 1}, {0, 2}, {0, 4}, {0, 8}, {0, 16},
-                                               {2, 8}, {2, 16}, {3, 1}, {3, 2}, {3, 4},
-                                               {3, 8}, {4, 8}, {4, 16}, {6, 8}, {6, 16}};
+    static const unsigned char forms[15][2] = {{0, 1}, {0, 2},  {0, 4},  {0, 8}, {0, 16},
+                                               {2, 8}, {2, 16}, {3, 1},  {3, 2}, {3, 4},
+                                               {3, 8}, {4, 8},  {4, 16}, {6, 8}, {6, 16}};
     static const size_t sizes[][2] = {{1, 1}, {3, 2}, {1, 5}, {6, 1}, {9, 11}, {34, 7}};
     char err[256];
     for (size_t f = 0; f < 15; f++)
@@ -920,11 +974,12 @@ static void test_png_kinds(void)
                     size_t w = sizes[s][0], h = sizes[s][1], c = type == 0 || type == 4 ? 1 : 3;
                     bytes b = {0};
                     io_array a;
-                    png_make(&b, w, h, depth, type, interlaced, kind, kind == FIXED ? 7 : 65536);
+                    png_make(&b, w, h, depth, type, interlaced, kind,
+                             kind == FIXED ? 7 : 65536);
                     int code = read_bytes(&a, b.p, b.n, kind == DEEP ? "[0]" : "", err);
                     check(!code && shape_is(&a, 1, c, h, w, 1) && png_same(&a, depth, type),
-                          "PNG type %u depth %u %zux%zu interlaced %d deflate %d: %s", type, depth,
-                          w, h, interlaced, kind, err);
+                          "PNG type %u depth %u %zux%zu interlaced %d deflate %d: %s", type,
+                          depth, w, h, interlaced, kind, err);
                     io_free(&a);
                     drop(&b);
                 }
@@ -941,7 +996,8 @@ static void test_png_kinds(void)
 static void repair(unsigned char *p, size_t n)
 {
     for (size_t i = 8; n - i >= 12;) {
-        size_t len = (size_t)p[i] << 24 | (size_t)p[i + 1] << 16 | (size_t)p[i + 2] << 8 | p[i + 3];
+        size_t len =
+            (size_t)p[i] << 24 | (size_t)p[i + 1] << 16 | (size_t)p[i + 2] << 8 | p[i + 3];
         if (len > n - i - 12)
             return;
         uint32_t c = crc(p + i + 4, len + 4);
@@ -951,8 +1007,9 @@ static void repair(unsigned char *p, size_t n)
     }
 }
 
-/* All truncations and all single damaged bytes are refused. With the CRCs made right again, they end
- * cleanly; and what is read from damaged compressed data is right, for Adler-32 saw it. */
+/* All truncations and all single damaged bytes are refused. With the CRCs made right again,
+ * they end cleanly; and what is read from damaged compressed data is right, for Adler-32 saw
+ * it. */
 static void test_png_damage(int kind, unsigned type, int interlaced)
 {
     char err[256];
@@ -967,7 +1024,7 @@ static void test_png_damage(int kind, unsigned type, int interlaced)
     for (size_t n = 0; n < b.n; n++)
         check(read_bytes(&a, b.p, n, "", err) == IO_BAD, "PNG cut at %zu is refused", n);
     for (size_t i = 0; i < b.n; i++)
-        for (unsigned v = 1; v < 256; v += i < data || v < 8 ? 1 : 5) {
+        for (unsigned v = 1; v < 256; v = next_damage(v)) {
             memcpy(p, b.p, b.n);
             p[i] ^= (unsigned char)v;
             if (i > 8 && read_bytes(&a, p, b.n, "", err) != IO_BAD) {
@@ -1040,10 +1097,14 @@ static void test_png_streams(void)
         put_symbol(&z, distance, 32, bad == 1 ? 30 : 1);
         put_align(&z);
         add(&z, "\0\0\0\0", 4);
-        refuse_data(&z, 2, 2, bad == 0 ? "before its first byte" : bad == 1 ? "before" : "unknown");
+        refuse_data(&z, 2, 2,
+                    bad == 0   ? "before its first byte"
+                    : bad == 1 ? "before"
+                               : "unknown");
     }
     for (int bad = 0; bad < 4; bad++) {
-        /* over-full, incomplete, without an end symbol, with one distance that is never given */
+        /* over-full, incomplete, without an end symbol, with one distance that is never given
+         */
         unsigned char literal[286] = {0}, far[30] = {0};
         literal[0] = literal[1] = literal[256] = 2;
         literal[2] = bad == 1 ? 0 : 2;
@@ -1073,9 +1134,9 @@ static void test_png_streams(void)
 static void test_png_chunks(void)
 {
     static const unsigned char rows[6] = {0, 0, 255, 0, 51, 0};
-    static const char *const says[] = {"",        "interrupted", "header",  "header",  "ends early",
-                                       "meaning", "missing",     "palette", "palette", "palette",
-                                       "missing", "unknown form"};
+    static const char *const says[] = {"",           "interrupted", "header",  "header",
+                                       "ends early", "meaning",     "missing", "palette",
+                                       "palette",    "palette",     "missing", "unknown form"};
     char err[256];
     io_array a;
     bytes z = {0};
@@ -1115,8 +1176,9 @@ static void test_png_chunks(void)
         }
         drop(&b);
     }
-    static const size_t sizes[][2] = {{0, 2}, {2, 0}, {65537, 1}, {65536, 4097}, {0xffffffff, 1},
-                                      {65536, 4096}, {4096, 65536}, {20000, 10000}};
+    static const size_t sizes[][2] = {{0, 2},        {2, 0},          {65537, 1},
+                                      {65536, 4097}, {0xffffffff, 1}, {65536, 4096},
+                                      {4096, 65536}, {20000, 10000}};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         bytes b = {0};
         png_around(&b, sizes[i][0], sizes[i][1], &z);
@@ -1130,7 +1192,8 @@ static void test_png_chunks(void)
  * PPM, PGM and PFM in; formats that are refused by name.
  * ------------------------------------------------------------------------------------------ */
 
-static void read_pnm(const char *text, size_t n, size_t c, size_t h, size_t w, const double *want)
+static void read_pnm(const char *text, size_t n, size_t c, size_t h, size_t w,
+                     const double *want)
 {
     char err[256];
     io_array a;
@@ -1147,36 +1210,37 @@ static void read_pnm(const char *text, size_t n, size_t c, size_t h, size_t w, c
     }
 }
 
+/* a literal and its length, zero bytes included */
+#define LITERAL(s) s, sizeof s - 1
+
 static void test_pnm(void)
 {
     const double grey[4] = {-1, 1, 2.0 * 50 / 100 - 1, 2.0 * 7 / 100 - 1};
     const double wide[4] = {2.0 * 1 / 1000 - 1, 1, 2.0 * 258 / 1000 - 1, -1};
     const double colour[6] = {-1, 1, 2.0 * 51 / 255 - 1, -1, 1, 2.0 * 10 / 255 - 1};
     const double bits[2] = {-1, 1};
-    read_pnm("P2\n2 2\n100\n0 100\n50 7\n", 23, 1, 2, 2, grey);
-    read_pnm("P2 # grey\n#all\n2 2 #size\n100 0 100 50 # x\n 7 ", 47, 1, 2, 2, grey);
-    read_pnm("P2 2 1 1\r\n0\r\n1\r\n", 16, 1, 1, 2, bits);
-    read_pnm("P3 2 1 255 0 51 1" "\n255 0 10 ", 0, 3, 1, 2, colour);
-    read_pnm("P3 2 1 255 0 51 255\n255 0 10 ", 29, 3, 1, 2,
-             (const double[]){-1, 1, 2.0 * 51 / 255 - 1, -1, 1, 2.0 * 10 / 255 - 1});
-    read_pnm("P5 2 2 100 \0\144\062\007", 15, 1, 2, 2, grey);
-    read_pnm("P5\n# c\n2 2\n1000\n\0\1\3\350\1\2\0\0", 24, 1, 2, 2, wide);
-    read_pnm("P6 2 1 255\n\0\63\377\377\0\12", 17, 3, 1, 2, colour);
-    read_pnm("P5 1 1 65535\n\377\377", 15, 1, 1, 1, (const double[]){1});
-    refused("P5 2 2 0 abcd", 13, "", "header");
-    refused("P5 2 2 65536 abcdabcd", 21, "", "header");
-    refused("P5 0 2 255 ", 11, "", "header");
-    refused("P5 70000 2 255 ", 15, "", "header");
-    refused("P5 65536 65536 255 ", 19, "", "header");
-    refused("P5 60000 4000 255 ab", 20, "", "ends early");
-    refused("P2 60000 4000 255 1 1", 21, "", "ends early");
-    refused("P5 2 2 100 \0\144\145\0", 15, "", "above");
-    refused("P2 2 1 100 1 101 ", 17, "", "above");
-    refused("P2 2 1 100 1 -1 ", 16, "", "missing");
-    refused("P2 1 1 1 99999999999999999999999", 32, "", "above");
-    refused("P5 2 1 9 \1\2P5 2 1 9 \1\2", 22, "", "more behind");
-    refused("P5 2 1 9\1\2", 10, "", "header");
-    refused("P5 2 1 9 \1\2", 11, "[1]", "holds 1");
+    read_pnm(LITERAL("P2\n2 2\n100\n0 100\n50 7\n"), 1, 2, 2, grey);
+    read_pnm(LITERAL("P2 # grey\n#all\n2 2 #size\n100 0 100 50 # x\n 7 "), 1, 2, 2, grey);
+    read_pnm(LITERAL("P2 2 1 1\r\n0\r\n1\r\n"), 1, 1, 2, bits);
+    read_pnm(LITERAL("P3 2 1 255 0 51 255\n255 0 10 "), 3, 1, 2, colour);
+    read_pnm(LITERAL("P5 2 2 100 \0\144\062\007"), 1, 2, 2, grey);
+    read_pnm(LITERAL("P5\n# c\n2 2\n1000\n\0\1\3\350\1\2\0\0"), 1, 2, 2, wide);
+    read_pnm(LITERAL("P6 2 1 255\n\0\63\377\377\0\12"), 3, 1, 2, colour);
+    read_pnm(LITERAL("P5 1 1 65535\n\377\377"), 1, 1, 1, (const double[]){1});
+    refused(LITERAL("P5 2 2 0 abcd"), "", "header");
+    refused(LITERAL("P5 2 2 65536 abcdabcd"), "", "header");
+    refused(LITERAL("P5 0 2 255 "), "", "header");
+    refused(LITERAL("P5 70000 2 255 "), "", "header");
+    refused(LITERAL("P5 65536 65536 255 "), "", "header");
+    refused(LITERAL("P5 60000 4000 255 ab"), "", "ends early");
+    refused(LITERAL("P2 60000 4000 255 1 1"), "", "ends early");
+    refused(LITERAL("P5 2 2 100 \0\144\145\0"), "", "above");
+    refused(LITERAL("P2 2 1 100 1 101 "), "", "above");
+    refused(LITERAL("P2 2 1 100 1 -1 "), "", "missing");
+    refused(LITERAL("P2 1 1 1 99999999999999999999999"), "", "above");
+    refused(LITERAL("P5 2 1 9 \1\2P5 2 1 9 \1\2"), "", "more behind");
+    refused(LITERAL("P5 2 1 9\1\2"), "", "header");
+    refused(LITERAL("P5 2 1 9 \1\2"), "[1]", "holds 1");
 }
 
 static void test_pfm(void)
@@ -1199,17 +1263,17 @@ static void test_pfm(void)
             int code = read_bytes(&a, b.p, b.n, "", err);
             int shaped = !code && shape_is(&a, 1, c, h, w, 0);
             for (size_t i = 0; shaped && i < c * h * w; i++)
-                same &= a.v[i] ==
-                        (di_real)((int)(i / w % h * 100 + i % w * c + i / w / h) - 50);
+                same &=
+                    a.v[i] == (di_real)((int)(i / w % h * 100 + i % w * c + i / w / h) - 50);
             check(shaped && same, "PFM big %d colour %d: %s", big, colour, err);
             io_free(&a);
             for (size_t n = 0; n < b.n; n++)
                 check(read_bytes(&a, b.p, n, "", err) == IO_BAD, "PFM cut at %zu", n);
             drop(&b);
         }
-    refused("Pf 1 1 0.0\nabcd", 15, "", "header");
-    refused("Pf 1 1 x\nabcd", 13, "", "header");
-    refused("Pf 1 1 -1.0\nabcdefgh", 20, "", "more behind");
+    refused(LITERAL("Pf 1 1 0.0\nabcd"), "", "header");
+    refused(LITERAL("Pf 1 1 x\nabcd"), "", "header");
+    refused(LITERAL("Pf 1 1 -1.0\nabcdefgh"), "", "more behind");
 }
 
 static void test_refusals(void)
@@ -1219,33 +1283,34 @@ static void test_refusals(void)
         size_t n;
         const char *says;
     } known[] = {
-        {"\377\330\377\340\0\20JFIF", 10, "JPEG picture"},
-        {"GIF89a", 6, "GIF"},
-        {"RIFF\0\0\0\0WEBPVP8 ", 16, "WebP"},
-        {"II*\0\10\0\0\0", 8, "TIFF"},
-        {"MM\0*\0\0\0\10", 8, "TIFF"},
-        {"BM\66\0\0\0", 6, "BMP"},
-        {"\0\0\0\40ftypheic\0\0\0\0", 16, "HEIC"},
-        {"\0\0\0\40ftypavif\0\0\0\0", 16, "AVIF"},
-        {"\0\0\0\40ftypmif1\0\0\0\0", 16, "HEIF"},
-        {"\0\0\0\14jP  \r\n\207\n", 12, "JPEG 2000"},
-        {"PK\3\4\24\0\0\0\0\0\0\0!\0abcdabcdabcd\10\0\0\0file.txt", 38, "ZIP"},
-        {"PK\3\4\24\0\0\0\0\0\0\0!\0abcdabcdabcd\11\0\0\0arr_0.npy", 39, "unzip in.npz"},
-        {"PK\3\4\0\0\10\10\0\0\0\0\0\0abcdabcdabcd\20\0\0\0archive/data.pkl", 46, "PyTorch"},
-        {"PK\3\4", 4, "ZIP"},
-        {"\200\002\212\012l\374\234F\371 j\250P\031.", 15, "PyTorch"},
-        {"\200\004\225\0\0\0", 6, "pickle"},
-        {"%PDF-1.7", 8, "PDF"},
-        {"\211HDF\r\n\032\n", 8, "HDF5"},
-        {"\211UNW\r\n\032\n\1\0\0\0", 12, "weight file"},
-        {"\200\0\0\0\0\0\0\0{\"__metadata__\"", 23, "safetensors"},
-        {"MATLAB 5.0 MAT-file", 19, "MATLAB"},
-        {"P4 8 1 \1", 8, "PBM"},
-        {"P7\nWIDTH 1\n", 11, "PAM"},
-        {"<svg xmlns=", 11, "SVG"},
-        {"hello\n", 6, "not an NPY"},
-        {"", 0, "is empty"},
-        {"\0", 1, "not an NPY"},
+        {LITERAL("\377\330\377\340\0\20JFIF"), "JPEG picture"},
+        {LITERAL("GIF89a"), "GIF"},
+        {LITERAL("RIFF\0\0\0\0WEBPVP8 "), "WebP"},
+        {LITERAL("II*\0\10\0\0\0"), "TIFF"},
+        {LITERAL("MM\0*\0\0\0\10"), "TIFF"},
+        {LITERAL("BM\66\0\0\0"), "BMP"},
+        {LITERAL("\0\0\0\40ftypheic\0\0\0\0"), "HEIC"},
+        {LITERAL("\0\0\0\40ftypavif\0\0\0\0"), "AVIF"},
+        {LITERAL("\0\0\0\40ftypmif1\0\0\0\0"), "HEIF"},
+        {LITERAL("\0\0\0\14jP  \r\n\207\n"), "JPEG 2000"},
+        {LITERAL("PK\3\4\24\0\0\0\0\0\0\0!\0abcdabcdabcd\10\0\0\0file.txt"), "ZIP"},
+        {LITERAL("PK\3\4\24\0\0\0\0\0\0\0!\0abcdabcdabcd\11\0\0\0arr_0.npy"), "unzip in.npz"},
+        {LITERAL("PK\3\4\0\0\10\10\0\0\0\0\0\0abcdabcdabcd\20\0\0\0archive/data.pkl"),
+         "PyTorch"},
+        {LITERAL("PK\3\4"), "ZIP"},
+        {LITERAL("\200\002\212\012l\374\234F\371 j\250P\031."), "PyTorch"},
+        {LITERAL("\200\004\225\0\0\0"), "pickle"},
+        {LITERAL("%PDF-1.7"), "PDF"},
+        {LITERAL("\211HDF\r\n\032\n"), "HDF5"},
+        {LITERAL("\211UNW\r\n\032\n\1\0\0\0"), "weight file"},
+        {LITERAL("\200\0\0\0\0\0\0\0{\"__metadata__\""), "safetensors"},
+        {LITERAL("MATLAB 5.0 MAT-file"), "MATLAB"},
+        {LITERAL("P4 8 1 \1"), "PBM"},
+        {LITERAL("P7\nWIDTH 1\n"), "PAM"},
+        {LITERAL("<svg xmlns="), "SVG"},
+        {LITERAL("hello\n"), "not an NPY"},
+        {LITERAL(""), "is empty"},
+        {LITERAL("\0"), "not an NPY"},
     };
     char err[256];
     io_array a;
@@ -1255,7 +1320,8 @@ static void test_refusals(void)
     check(io_read(&a, at("no such file.png"), err, sizeof err) == IO_BAD && !a.v &&
               strstr(err, "no such file.png") && strstr(err, "cannot open"),
           "a file that is not there: %s", err);
-    check(io_read(&a, folder, err, sizeof err) == IO_BAD && strstr(err, "folder"), "a folder: %s", err);
+    check(io_read(&a, folder, err, sizeof err) == IO_BAD && strstr(err, "folder"),
+          "a folder: %s", err);
     check(io_read(&a, "/dev/null", err, sizeof err) == IO_BAD && strstr(err, "regular"),
           "a device: %s", err);
     char *longest = grab(6001);
@@ -1287,14 +1353,17 @@ static io_array make_picture(size_t n, size_t c, size_t h, size_t w, unsigned no
     return a;
 }
 
-static int same_array(const io_array *a, const io_array *b)
+/* Are a and b the same, if values are float in between? */
+static int same_array(const io_array *a, const io_array *b, int as_float)
 {
     size_t count = a->n * a->c * a->h * a->w;
     if (!a->v || !b->v || a->n != b->n || a->c != b->c || a->h != b->h || a->w != b->w)
         return 0;
-    for (size_t i = 0; i < count; i++)
-        if (a->v[i] != b->v[i] && (a->v[i] == a->v[i] || b->v[i] == b->v[i]))
+    for (size_t i = 0; i < count; i++) {
+        di_real want = as_float ? (di_real)(float)a->v[i] : a->v[i];
+        if (want != b->v[i] && (want == want || b->v[i] == b->v[i]))
             return 0;
+    }
     return 1;
 }
 
@@ -1312,8 +1381,8 @@ static void round_trip(const io_array *a, const char *name, int picture)
     int code = io_write(at(name), a, NULL, err, sizeof err);
     if (!code)
         code = io_read(&b, at(name), err, sizeof err);
-    check(!code && same_array(a, &b) && b.picture == picture, "%s %zux%zux%zux%zu again: %s", name,
-          a->n, a->c, a->h, a->w, err);
+    check(!code && same_array(a, &b, strstr(name, ".pfm") != NULL) && b.picture == picture,
+          "%s %zux%zux%zux%zu again: %s", name, a->n, a->c, a->h, a->w, err);
     if (!code)
         io_free(&b);
 }
@@ -1328,11 +1397,13 @@ static void test_round_trips(void)
                 io_array a = make_picture(1, c, sizes[s][0], sizes[s][1], noises[q]);
                 size_t raw = sizes[s][0] * (c * sizes[s][1] + 1);
                 round_trip(&a, "a.png", 1);
-                check(size_of("a.png") <= raw + raw / 1000 + 100, "PNG noise does not grow: %zu of %zu",
-                      size_of("a.png"), raw);
-                round_trip(&a, c == 3 ? "a.ppm" : "a.pgm", 1);
-                round_trip(&a, "a.pfm", 0);
-                round_trip(&a, "a.NPY", 0);
+                check(size_of("a.png") <= raw + raw / 1000 + 100,
+                      "PNG noise does not grow: %zu of %zu", size_of("a.png"), raw);
+                if (q == 3) {
+                    round_trip(&a, c == 3 ? "a.ppm" : "a.pgm", 1);
+                    round_trip(&a, "a.pfm", 0);
+                    round_trip(&a, "a.NPY", 0);
+                }
                 io_free(&a);
             }
     io_array a = make_picture(1, 3, 600, 500, 3);
@@ -1350,7 +1421,8 @@ static void test_round_trips(void)
     a = make_picture(1, 1, 64, 64, 0);
     for (size_t i = 0; i < 64 * 64; i++)
         a.v[i] = 0;
-    check(!io_write(at("flat.png"), &a, NULL, NULL, 0) && size_of("flat.png") < 120, "a flat PNG");
+    check(!io_write(at("flat.png"), &a, NULL, NULL, 0) && size_of("flat.png") < 120,
+          "a flat PNG");
     io_free(&a);
     empty_folder();
 }
@@ -1370,7 +1442,7 @@ static int file_holds(const char *name, const char *what, size_t n)
 
 static void test_write_values(void)
 {
-    static const double x[9] = {-1, 1, -2, 2, 0, -1 + 1.0 / 255, -0.99, 0.5, 0};
+    static const double x[9] = {-1, 1, -2, 2, 0, -0.9955, -0.99, 0.5, 0};
     static const int p[9] = {0, 255, 0, 255, 128, 1, 1, 191, 0};
     static const char *const text[] = {"seed", "7", "name", "M\303\274ller", NULL};
     static const char *const bad[] = {"k\n", "x", NULL};
@@ -1380,29 +1452,41 @@ static void test_write_values(void)
         exit(1);
     for (int i = 0; i < 9; i++)
         a.v[i] = i == 8 ? (di_real)NAN : (di_real)x[i];
-    check(!io_write(at("v.png"), &a, text, err, sizeof err) && !io_read(&b, at("v.png"), err, 256),
+    check(!io_write(at("v.png"), &a, text, err, sizeof err) &&
+              !io_read(&b, at("v.png"), err, 256),
           "values: %s", err);
     for (int i = 0; b.v && i < 9; i++)
-        check(b.v[i] == (di_real)(2.0 * p[i] / 255 - 1), "value %d of a PNG is %g", i, (double)b.v[i]);
+        check(b.v[i] == (di_real)(2.0 * p[i] / 255 - 1), "value %d of a PNG is %g", i,
+              (double)b.v[i]);
     io_free(&b);
-    check(file_holds("v.png", "tEXtseed\0" "7", 10), "a text in a PNG");
+    check(file_holds("v.png",
+                     "tEXtseed\0"
+                     "7",
+                     10),
+          "a text in a PNG");
     check(file_holds("v.png", "iTXtname\0\0\0\0\0M\303\274ller", 20), "a UTF-8 text in a PNG");
     check(io_write(at("w.png"), &a, bad, err, sizeof err) == IO_OUTPUT, "a bad key of a text");
-    check(!io_write(at("v.ppm"), &a, NULL, err, 256) && file_holds("v.ppm", "P6\n3 3\n255\n\0\0\0\377\377",
-                                                                  16), "grey as PPM");
+    check(!io_write(at("v.ppm"), &a, NULL, err, 256) &&
+              file_holds("v.ppm", "P6\n3 3\n255\n\0\0\0\377\377", 16),
+          "grey as PPM");
     check(!io_write(at("v.npy"), &a, NULL, err, 256) &&
-              file_holds("v.npy", sizeof(di_real) == 4
-                                      ? "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 3, 3), }"
-                                      : "{'descr': '<f8', 'fortran_order': False, 'shape': (1, 3, 3), }",
-                         62) && size_of("v.npy") == 128 + 9 * sizeof(di_real), "an NPY header");
+              file_holds("v.npy",
+                         sizeof(di_real) == 4
+                             ? "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 3, 3), }"
+                             : "{'descr': '<f8', 'fortran_order': False, 'shape': (1, 3, 3), }",
+                         62) &&
+              size_of("v.npy") == 128 + 9 * sizeof(di_real),
+          "an NPY header");
     io_free(&a);
     a = make_picture(7, 1, 4, 5, 256);
     check(!io_write(at("g.png"), &a, NULL, err, 256) && !io_read(&b, at("g.png"), err, 256) &&
-              shape_is(&b, 1, 1, 3 * 4 + 2 * 2, 3 * 5 + 2 * 2, 1), "seven pictures in a grid: %s", err);
+              shape_is(&b, 1, 1, 3 * 4 + 2 * 2, 3 * 5 + 2 * 2, 1),
+          "seven pictures in a grid: %s", err);
     int same = 1;
     for (size_t i = 0; b.v && i < 7 * 20; i++)
         same &= a.v[i] == b.v[(i / 20 / 3 * 6 + i % 20 / 5) * 19 + i / 20 % 3 * 7 + i % 5];
-    check(same && b.v && b.v[5] == -1 && b.v[4 * 19] == -1 && b.v[15 * 19 + 18] == -1, "the grid");
+    check(same && b.v && b.v[5] == -1 && b.v[4 * 19] == -1 && b.v[15 * 19 + 18] == -1,
+          "the grid");
     io_free(&b);
     io_free(&a);
     empty_folder();
@@ -1412,8 +1496,8 @@ static void write_fails(const char *path, const io_array *a, const char *says)
 {
     char err[256] = "";
     int code = io_write(path, a, NULL, err, sizeof err);
-    check(code == IO_OUTPUT && strstr(err, says) && !strchr(err, '\n'), "want '%s', got %d '%s'", says,
-          code, err);
+    check(code == IO_OUTPUT && strstr(err, says) && !strchr(err, '\n'),
+          "want '%s', got %d '%s'", says, code, err);
 }
 
 static void removed_by_signal(int number)
@@ -1435,7 +1519,10 @@ static void test_disk_full(const io_array *a)
     tight = old;
     tight.rlim_cur = 4096;
     for (int hook = 0; hook < 2; hook++) {
-        signal(SIGXFSZ, hook ? removed_by_signal : SIG_IGN);
+        struct sigaction action;
+        memset(&action, 0, sizeof action);
+        action.sa_handler = hook ? removed_by_signal : SIG_IGN;
+        sigaction(SIGXFSZ, &action, NULL);
         setrlimit(RLIMIT_FSIZE, &tight);
         write_fails(at("full.npy"), a, "cannot write");
         write_fails(at("old.npy"), a, "cannot write");
@@ -1474,7 +1561,8 @@ static void test_write_failures(void)
     struct stat st;
     if (stat("/dev/full", &st) == 0 && symlink("/dev/full", at("full.png")) == 0) {
         write_fails(at("full.png"), &a, "cannot write");
-        check(io_write_text("/dev/full", "x", 1, err, sizeof err) == IO_OUTPUT, "text to /dev/full");
+        check(io_write_text("/dev/full", "x", 1, err, sizeof err) == IO_OUTPUT,
+              "text to /dev/full");
         check(stat("/dev/full", &st) == 0 && S_ISCHR(st.st_mode), "the device is still one");
         remove(at("full.png"));
     } else {
@@ -1484,11 +1572,20 @@ static void test_write_failures(void)
     test_disk_full(&a);
     io_remove_temporary();
     check(!io_write_text(at("t.run"), "a=1\n", 4, err, sizeof err) &&
-              !io_write_text(at("t.run"), "a=\0" "2", 4, err, sizeof err) && files_in_folder() == 1 &&
+              !io_write_text(at("t.run"),
+                             "a=\0"
+                             "2",
+                             4, err, sizeof err) &&
+              files_in_folder() == 1 &&
               !io_read_text(at("t.run"), &p, &n, 4, err, sizeof err) && n == 4 &&
-              !memcmp(p, "a=\0" "2", 5), "text again");
+              !memcmp(p,
+                      "a=\0"
+                      "2",
+                      5),
+          "text again");
     free(p);
-    check(io_read_text(at("t.run"), &p, &n, 3, err, sizeof err) == IO_BAD && !p && strstr(err, "3"),
+    check(io_read_text(at("t.run"), &p, &n, 3, err, sizeof err) == IO_BAD && !p &&
+              strstr(err, "3"),
           "text beyond its cap: %s", err);
     io_free(&a);
     io_free(&two);
@@ -1517,7 +1614,7 @@ static void formula_pair(di_real *x, di_real *ref, size_t c, size_t h, size_t w)
 
 static void test_metrics(void)
 {
-    static const struct {
+    const struct {
         size_t c, h, w;
         double psnr, psnr_piq, ssim_piq, ssim;
     } known[] = {
@@ -1555,7 +1652,8 @@ static void test_metrics(void)
     }
     /* an offset of .1 on [0,1]; 1e-5: the rounding of 0.2 and of the sums to float */
     near(pic_psnr(x, y, 100), 20, 1e-5, "PSNR of an offset of .1");
-    near(pic_psnr_piq(x, y, 100), 20 - 10 * log10(1 + 1e-6), 1e-5, "PSNR of piq of an offset of .1");
+    near(pic_psnr_piq(x, y, 100), 20 - 10 * log10(1 + 1e-6), 1e-5,
+         "PSNR of piq of an offset of .1");
     for (size_t i = 0; i < 100; i++) {
         x[i] = 5;
         y[i] = 1;
@@ -1563,10 +1661,12 @@ static void test_metrics(void)
     near(pic_psnr_piq(x, y, 100), 80, 1e-12, "values are clipped");
     near(pic_relative_l2(x, y, 100), 4, 1e-12, "relative L2");
     x[50] = (di_real)NAN;
-    check(isnan(pic_psnr(x, y, 100)) && isnan(pic_psnr_piq(y, x, 100)) && isnan(pic_ssim(x, y, 1, 10, 10)),
+    check(isnan(pic_psnr(x, y, 100)) && isnan(pic_psnr_piq(y, x, 100)) &&
+              isnan(pic_ssim(x, y, 1, 10, 10)),
           "NaN is never a good mark");
     memset(x, 0, 100 * sizeof *x);
-    check(pic_relative_l2(x, x, 100) == 0 && isinf(pic_relative_l2(y, x, 100)), "relative L2 at zero");
+    check(pic_relative_l2(x, x, 100) == 0 && isinf(pic_relative_l2(y, x, 100)),
+          "relative L2 at zero");
     free(x);
     free(y);
 }
@@ -1578,12 +1678,14 @@ static void test_metrics(void)
 static double cubic(double t)
 {
     t = fabs(t);
-    return t < 1 ? 1.5 * t * t * t - 2.5 * t * t + 1
-                 : t < 2 ? -0.5 * t * t * t + 2.5 * t * t - 4 * t + 2 : 0;
+    return t < 1   ? 1.5 * t * t * t - 2.5 * t * t + 1
+           : t < 2 ? -0.5 * t * t * t + 2.5 * t * t - 4 * t + 2
+                   : 0;
 }
 
 /* One output pixel, straight from the definition. */
-static double slow_bicubic(const di_real *src, size_t h, size_t w, size_t H, size_t W, size_t y, size_t x)
+static double slow_bicubic(const di_real *src, size_t h, size_t w, size_t H, size_t W, size_t y,
+                           size_t x)
 {
     double ry = (double)h / H, rx = (double)w / W, sy = ry > 1 ? ry : 1, sx = rx > 1 ? rx : 1;
     double cy = (y + 0.5) * ry - 0.5, cx = (x + 0.5) * rx - 0.5, sum = 0, norm = 0;
@@ -1635,8 +1737,10 @@ static void test_fit(void)
         exit(1);
     for (size_t i = 0; i < 24; i++)
         a.v[i] = (di_real)i;
-    check(!pic_fit(&a, "pad", 9, 6, err, sizeof err) && a.h == 9 && a.w == 6 && a.n == 2, "pad: %s", err);
-    /* rows 1 0 1 2 1 0 1 2 1 of [0,2] around the three from the third on; columns 1 0 1 2 3 2 */
+    check(!pic_fit(&a, "pad", 9, 6, err, sizeof err) && a.h == 9 && a.w == 6 && a.n == 2,
+          "pad: %s", err);
+    /* rows 1 0 1 2 1 0 1 2 1 of [0,2] around the three from the third on; columns 1 0 1 2 3 2
+     */
     static const int rows[9] = {1, 2, 1, 0, 1, 2, 1, 0, 1}, columns[6] = {1, 0, 1, 2, 3, 2};
     int same = 1;
     for (size_t i = 0; i < 54; i++)
@@ -1646,12 +1750,15 @@ static void test_fit(void)
     for (size_t i = 0; i < 24; i++)
         same &= a.v[i] == (di_real)i;
     check(same, "crop undoes pad");
-    check(pic_fit(&a, "crop", 4, 4, err, sizeof err) == 2 && strstr(err, "3x4") && a.h == 3, "crop: %s", err);
-    check(pic_fit(&a, "pad", 3, 2, err, sizeof err) == 2 && strstr(err, "--fit"), "pad: %s", err);
+    check(pic_fit(&a, "crop", 4, 4, err, sizeof err) == 2 && strstr(err, "3x4") && a.h == 3,
+          "crop: %s", err);
+    check(pic_fit(&a, "pad", 3, 2, err, sizeof err) == 2 && strstr(err, "--fit"), "pad: %s",
+          err);
     check(pic_fit(&a, "stretch", 3, 2, err, sizeof err) == 1, "an unknown way: %s", err);
     a.picture = 1;
-    check(!pic_fit(&a, "resize", 8, 8, err, sizeof err) && shape_is(&a, 2, 1, 8, 8, 1) && a.v[0] <= 1 &&
-              a.v[127] == 1, "resize keeps a picture in its range");
+    check(!pic_fit(&a, "resize", 8, 8, err, sizeof err) && shape_is(&a, 2, 1, 8, 8, 1) &&
+              a.v[0] <= 1 && a.v[127] == 1,
+          "resize keeps a picture in its range");
     io_free(&a);
     if (io_make(&a, 1, 1, 1, 1))
         exit(1);
@@ -1662,15 +1769,18 @@ static void test_fit(void)
 static void test_sheet(void)
 {
     char err[256] = "";
-    io_array truth = make_picture(1, 3, 64, 64, 9), small = make_picture(1, 1, 16, 16, 9), out, one;
+    io_array truth = make_picture(1, 3, 64, 64, 9), small = make_picture(1, 1, 16, 16, 9), out,
+             one;
     const char *labels[2] = {"dps", NULL};
-    pic_cell cells[4] = {{truth.v, 3, 64, 64, "truth"},
-                         {small.v, 1, 16, 16, "measurement\n16x16, a long line of words to be broken"},
-                         {NULL, 0, 0, 0, "nothing here"},
-                         {truth.v, 3, 64, 64, NULL}};
+    pic_cell cells[4] = {
+        {truth.v, 3, 64, 64, "truth"},
+        {small.v, 1, 16, 16, "measurement\n16x16, a long line of words to be broken"},
+        {NULL, 0, 0, 0, "nothing here"},
+        {truth.v, 3, 64, 64, NULL}};
     int code = pic_sheet(&out, cells, 2, 2, labels, err, sizeof err), same = 1;
-    /* 2 columns of 256 and 3 margins of 8; heading 18, box 256, captions of 4 and 1 lines of 18 + 4 */
-    check(!code && out.c == 3 && out.w == 536 && out.h == 8 + 18 + 256 + 76 + 8 + 256 + 22 + 8,
+    /* 2 columns of 256 and 3 margins of 8; heading 18, box 256, captions of 3 and 1 lines of 18
+     * + 4 */
+    check(!code && out.c == 3 && out.w == 536 && out.h == 8 + 18 + 256 + 58 + 8 + 256 + 22 + 8,
           "the sheet is %zux%zu: %s", out.h, out.w, err);
     for (size_t i = 0; !code && i < 256 * 256; i++) {
         size_t y = i / 256, x = i % 256;
@@ -1680,7 +1790,8 @@ static void test_sheet(void)
     check(same, "pictures stand enlarged in the sheet");
     io_free(&out);
     cells[0].c = 2;
-    check(pic_sheet(&out, cells, 2, 2, labels, err, sizeof err) == IO_BAD && !out.v, "two channels");
+    check(pic_sheet(&out, cells, 2, 2, labels, err, sizeof err) == IO_BAD && !out.v,
+          "two channels");
     check(pic_sheet(&out, cells, 0, 2, NULL, err, sizeof err) != 0 && !out.v, "no rows");
     /* a lone I at text size 1: rows of 3, 1, 1, 1, 1, 1, 3 pixels */
     pic_cell letter = {small.v, 1, 16, 16, "I"};
@@ -1693,16 +1804,19 @@ static void test_sheet(void)
     check(lit == 4 * 11, "the letter has %zu pixels", lit);
     io_free(&one);
     io_array five = make_picture(5, 1, 64, 64, 9);
-    check(!pic_grid(&one, &five) && one.w == 3 * 256 + 2 * 4 && one.h == 2 * 256 + 4 && one.c == 1 &&
-              one.v[260] == five.v[64 * 64], "the grid is %zux%zu", one.h, one.w);
+    check(!pic_grid(&one, &five) && one.w == 3 * 256 + 2 * 4 && one.h == 2 * 256 + 4 &&
+              one.c == 1 && one.v[260] == five.v[64 * 64],
+          "the grid is %zux%zu", one.h, one.w);
     io_free(&one);
     io_free(&five);
     io_free(&truth);
     io_free(&small);
 }
 
-int main(void)
+/* With the argument "full" every byte of the small files is damaged in all 255 ways. */
+int main(int argc, char **argv)
 {
+    full = argc > 1 && !strcmp(argv[1], "full");
     const char *temporary = getenv("TMPDIR");
     snprintf(folder, sizeof folder, "%s/diffinv-test-XXXXXX", temporary ? temporary : "/tmp");
     if (!mkdtemp(folder)) {

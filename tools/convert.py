@@ -1,23 +1,26 @@
 #!/usr/bin/env python3
-"""Turns a diffusion checkpoint into diffinv's weight file (UNW1). Python 3.8 or later, nothing else.
+"""Turns a diffusion checkpoint into diffinv's weight file (UNW1). Python >= 3.8, nothing else.
 
-    tools/convert.py IN -o OUT.unw (--preset NAME | --config FILE) [--entry KEY] [--dtype f32|f16|bf16]
+    tools/convert.py IN -o OUT.unw (--preset NAME | --config FILE) [--entry KEY]
+                     [--dtype f32|f16|bf16]
     tools/convert.py IN --list [--entry KEY]
 
-IN is a PyTorch checkpoint (zip, or the older stream) or a .safetensors file, in guided-diffusion layout.
---list checks IN and prints a line a tensor: name, dtype, shape, CRC-32 of the values as float32.
---entry names the dictionary to take; by default the top level, else `ema`, `state_dict`, `model`, ...
+IN is a PyTorch checkpoint (zip, or the older stream) or a .safetensors file, of a network in
+guided-diffusion layout. --list checks IN and prints a line a tensor: name, dtype, shape, CRC-32
+of the values as float32; it takes any network.
+--entry names the dictionary to take; by default the top level, else `ema`, `state_dict`, ...
 --dtype sets how the weights are stored; by default as IN has them (float64 becomes float32).
---config is a file of key=value lines, # starts a comment line. The keys are those of the weight file's
-metadata, and qkv.order=legacy|new|edm. Keys left out take the values in COMMON below; net.stem, net.emb,
-pred.channels and data.channels follow from the others. What shapes can tell is checked against IN.
+--config is a file of key=value lines, # starts a comment line. The keys are those of the weight
+file's metadata, and qkv.order=legacy|new|edm. Keys left out take the values in COMMON below;
+net.stem, net.emb, pred.channels and data.channels follow from the others. What shapes can tell
+is checked against IN.
 
-Nothing in IN is executed: its pickles go through the interpreter in chapter 3, which knows a few inert
-objects. Memory stays small whatever the size of IN. Every refusal is one line on stderr.
+Nothing in IN is executed: its pickles go through the interpreter in chapter 3, which knows a few
+inert objects. Memory stays small whatever the size of IN. A refusal is one line on stderr.
 Exit status: 1 usage, 2 input file, 3 memory, 5 interrupted, 6 output.
 
-Chapters: 1 refusals and limits, 2 the input file, 3 pickles, 4 containers, 5 values, 6 which dictionary,
-7 the configuration, 8 the network, 9 the weight file, 10 the command.
+Chapters: 1 refusals and limits, 2 the input file, 3 pickles, 4 containers, 5 values, 6 which
+dictionary, 7 the configuration, 8 the network, 9 the weight file, 10 the command.
 """
 import argparse
 import array
@@ -39,9 +42,9 @@ import zlib
 
 CONVERTER = "diffinv convert.py 1"
 
-# ---- 1. Refusals and limits -----------------------------------------------------------------------
+# ---- 1. Refusals and limits ------------------------------------------------------------------
 
-CHUNK = 1 << 20             # bytes read, converted and written at a time
+CHUNK = 1 << 18             # bytes read, converted and written at a time
 BLOCK = 1 << 25             # bytes of a strided tensor held at once
 MAX_PICKLE = 64 << 20       # bytes
 MAX_OPCODES = 8 << 20
@@ -91,7 +94,7 @@ def whole(value, limit=MAX_HEIGHT):
     return type(value) is int and 0 <= value <= limit
 
 
-# ---- 2. The input file ----------------------------------------------------------------------------
+# ---- 2. The input file -----------------------------------------------------------------------
 
 # dtype -> bytes an element, struct code (bf16 has none)
 DTYPES = {"f32": (4, "f"), "f16": (2, "e"), "bf16": (2, None), "f64": (8, "d"), "i64": (8, "q"),
@@ -100,10 +103,11 @@ FLOATS = ("f32", "f16", "bf16", "f64")
 
 
 class Storage:
-    """A run of values in the file: dtype (None where each tensor says its own), `start` in bytes."""
+    """A run of values in the file, from byte `start` on; dtype None where each tensor has its own."""
 
-    def __init__(self, key, dtype, count, start=None, crc=None):
-        self.key, self.dtype, self.count, self.start, self.crc = key, dtype, count, start, crc
+    def __init__(self, key, dtype, count, start=None, crc=None, packed=False):
+        self.key, self.dtype, self.count, self.start = key, dtype, count, start
+        self.crc, self.packed = crc, packed
         self.nbytes = count * (DTYPES[dtype][0] if dtype else 1)
 
 
@@ -170,7 +174,7 @@ def reason(error):
     return getattr(error, "strerror", None) or str(error)
 
 
-# ---- 3. Pickles -----------------------------------------------------------------------------------
+# ---- 3. Pickles ------------------------------------------------------------------------------
 
 class Ordered(dict):
     """Stands for collections.OrderedDict."""
@@ -185,7 +189,8 @@ class Global:
 
 STORAGES = {"FloatStorage": "f32", "HalfStorage": "f16", "BFloat16Storage": "bf16",
             "DoubleStorage": "f64", "LongStorage": "i64", "IntStorage": "i32",
-            "ShortStorage": "i16", "CharStorage": "i8", "ByteStorage": "u8", "BoolStorage": "bool"}
+            "ShortStorage": "i16", "CharStorage": "i8", "ByteStorage": "u8",
+            "BoolStorage": "bool"}
 TORCH_DTYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "float64": "f64",
                 "int64": "i64", "int32": "i32", "int16": "i16", "int8": "i8", "uint8": "u8",
                 "bool": "bool"}
@@ -341,8 +346,8 @@ class Pickle:
 
     def find_global(self, module, name):
         if module.split(".")[0] in ("torch_utils", "dnnlib"):
-            self.fail("pickled program source (an EDM or StyleGAN .pkl), which cannot be read safely; "
-                      "refused: save the network's state dict with torch.save and convert that")
+            self.fail("pickled program source (an EDM or StyleGAN .pkl), which cannot be read "
+                      "safely; refused: save the network's state dict with torch.save instead")
         if (module, name) not in ALLOWED:
             self.fail("names %s, which weights do not need; refused: save the state dict alone "
                       "with torch.save and convert that" % show(module + "." + name))
@@ -363,7 +368,8 @@ class Pickle:
             self.push(self.tensor(args, None, args[6:]))
         elif function.name == "_rebuild_tensor_v3" and 7 <= len(args) <= 8:
             self.push(self.tensor(args, args[6], args[7:]))
-        elif function.name == "_rebuild_parameter" and len(args) == 3 and type(args[0]) is Tensor:
+        elif function.name == "_rebuild_parameter" and len(args) == 3 \
+                and type(args[0]) is Tensor:
             self.push(args[0])
         else:
             self.fail("calls %s with unknown arguments; refused" % function.name)
@@ -385,10 +391,10 @@ class Pickle:
                 or type(pid[0]) is not str:
             self.fail("persistent id of unknown form; refused")
         kind, key, location, count = pid[1:5]
-        if type(kind) is not Global or kind.name not in STORAGES and kind.name != "UntypedStorage":
+        if type(kind) is not Global or kind.name not in {"UntypedStorage", *STORAGES}:
             self.fail("storage of unknown type; refused")
         if type(key) is not str or not re.fullmatch("[0-9A-Za-z_]{1,64}", key):
-            self.fail("storage key %s; refused" % (show(key) if type(key) is str else "is no text"))
+            self.fail("storage key %s; refused" % (show(key) if type(key) is str else "not text"))
         if type(location) is not str or not whole(count) or pid[5:] not in ((), (None,)):
             self.fail("storage %s has an unknown location, size or view; refused" % key)
         dtype = STORAGES.get(kind.name)
@@ -410,7 +416,7 @@ class Pickle:
             dtype = TORCH_DTYPES.get(kind.name) if type(kind) is Global else None
         if dtype is None or (kind is None) != (storage.dtype is not None):
             self.fail("tensor of unknown dtype; refused")
-        if metadata and not (metadata[0] is None or type(metadata[0]) is dict and not metadata[0]):
+        if metadata and metadata[0] is not None and (type(metadata[0]) is not dict or metadata[0]):
             self.fail("tensor with extra attributes (conjugate or negative view); refused")
         self.tensors += 1
         if self.tensors > MAX_TENSORS:
@@ -479,20 +485,20 @@ ACTIONS = {
 }
 
 
-# ---- 4. Containers: zip, stream, safetensors ------------------------------------------------------
+# ---- 4. Containers: zip, stream, safetensors -------------------------------------------------
 
 FOREIGN = [                     # offset (from the end when negative), bytes, what it is
     (0, b"\x89UNW\r\n\x1a\n", "already a diffinv weight file"),
-    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras); convert it to a PyTorch state dict first"),
-    (-8, b"\x57\xfb\x80\x8b\x24\x75\x47\xdb", "a TensorFlow checkpoint; convert it to a PyTorch "
-                                              "state dict first"),
+    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras); make a PyTorch state dict of it first"),
+    (-8, b"\x57\xfb\x80\x8b\x24\x75\x47\xdb",
+     "a TensorFlow checkpoint; make a PyTorch state dict of it first"),
     (0, b"\x93NUMPY", "a NumPy array, not a checkpoint"),
     (0, b"GGUF", "a GGUF file; convert the original checkpoint instead"),
     (0, b"version https://git-lfs", "a git-lfs pointer, not the file itself; run git lfs pull"),
     (0, b"<", "a web page, not a checkpoint; download the file again"),
     (0, b"\x1f\x8b", "compressed with gzip; unpack it first"),
-    (257, b"ustar", "a tar archive (a PyTorch checkpoint of 2017, or a packed one); unpack it, or "
-                    "load it with PyTorch and save its state dict again"),
+    (257, b"ustar", "a tar archive (a PyTorch checkpoint of 2017, or a packed one); unpack it, "
+                    "or load it with PyTorch and save its state dict again"),
 ]
 
 
@@ -511,13 +517,13 @@ def load(source):
             source.fail(text)
     if head[:1] == b"\x80":
         return load_stream(source)
-    source.fail("no known checkpoint format; PyTorch files (zip or stream) and safetensors are read")
+    source.fail("no known checkpoint format; give a PyTorch file (zip or stream) or safetensors")
 
 
 def load_zip(source):
     records, root = zip_records(source)
-    if root + "/constants.pkl" in records or any(n.startswith(root + "/code/") for n in records):
-        source.fail("a TorchScript archive; save the network's state_dict() with torch.save instead")
+    if any(name.startswith((root + "/constants.pkl", root + "/code/")) for name in records):
+        source.fail("a TorchScript archive; save the network's state_dict() with torch.save")
     packed = [name for name, record in records.items() if record.packed]
     if packed:
         source.fail("zip: entry %s is compressed; unpack the file and pack it again with zip -0"
@@ -527,7 +533,7 @@ def load_zip(source):
         source.fail("saved on a big-endian machine; save it again on a little-endian one")
     main = records[root + "/data.pkl"]
     if main.nbytes > MAX_PICKLE:
-        source.fail("data.pkl has %d bytes; more than %d are refused" % (main.nbytes, MAX_PICKLE))
+        source.fail("data.pkl of %d bytes; more than %d are refused" % (main.nbytes, MAX_PICKLE))
     source.verify(main)
     storages = {}
     pickle = Pickle(source, main.start, main.start + main.nbytes, storages, 5)
@@ -569,17 +575,16 @@ def zip_records(source):
             source.fail("zip: entry %s has two sizes or lies elsewhere; refused" % show(name))
         data = zip_local(source, name, raw, (flags, method, entry[7], packed, size), start)
         if data + packed > limit:
-            source.fail("zip: entry %s reaches beyond the data; the file is damaged" % show(name))
+            source.fail("zip: entry %s reaches beyond the data; refused" % show(name))
         spans.append((start, data + packed))
-        records[name] = Storage(name.split("/")[-1], "u8", size, data, entry[7])
-        records[name].packed = method != 0
+        records[name] = Storage(name.split("/")[-1], "u8", size, data, entry[7], method != 0)
     if at != end:
         source.fail("zip: directory and its size disagree; refused")
     return records, zip_root(source, records, spans)
 
 
 def zip_directory(source):
-    """Number of entries, start and end of the central directory. No comment, no gap, one disk."""
+    """Number of entries, start and end of the central directory: no comment, no gap, one disk."""
     if source.size < 22:
         source.fail("zip: the file is truncated")
     end = source.size - 22
@@ -597,8 +602,9 @@ def zip_directory(source):
         magic, size_of, _, _, disk, disk2, here, count, size, start = struct.unpack(
             "<4sQ2H2I4Q", source.read(end, 56))
         full = (here, count, size, start)
-        if magic != b"PK\x06\x06" or size_of != 44 or any(
-                s not in (f, m) for s, f, m in zip(short, full, (0xFFFF,) * 2 + (0xFFFFFFFF,) * 2)):
+        most = (0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF)
+        if magic != b"PK\x06\x06" or size_of != 44 \
+                or any(a not in (b, m) for a, b, m in zip(short, full, most)):
             source.fail("zip: its two directories disagree; refused")
     if disk or disk2 or here != count or start > end or size != end - start:
         source.fail("zip: the directory is damaged, or the file is truncated")
@@ -618,7 +624,7 @@ def zip_name(source, raw):
 
 
 def zip_extra(source, name, fields, extra):
-    """Packed size, size and offset with those of the zip64 extra put in where they are too large."""
+    """`fields` (packed size, size, offset), the large ones taken from the zip64 extra."""
     wide = b""
     while len(extra) >= 4:
         kind, length = struct.unpack("<2H", extra[:4])
@@ -634,8 +640,8 @@ def zip_extra(source, name, fields, extra):
 
 
 def zip_local(source, name, raw, listed, start):
-    """Where the entry's data start, after comparing the local header with what the directory lists:
-    flags, method, checksum, packed size, size."""
+    """Where the entry's data start, after comparing the local header with what the directory has
+    listed: flags, method, checksum, packed size, size."""
     if start > source.size - 30:
         source.fail("zip: entry %s lies beyond the file; the file is damaged" % show(name))
     local = struct.unpack("<4s5H3I2H", source.read(start, 30))
@@ -676,7 +682,7 @@ def load_stream(source):
         objects.append(pickle.run())
         at = pickle.at
         if step == 0 and (type(objects[0]) is not int or objects[0] != MAGIC):
-            source.fail("a pickle, but not a PyTorch checkpoint; save the state dict with torch.save")
+            source.fail("a pickle, but no PyTorch checkpoint; save a state dict with torch.save")
         if step == 1 and (type(objects[1]) is not int or objects[1] != 1001):
             source.fail("stream: unknown version; save it again with a newer PyTorch")
         if step == 2 and (type(objects[2]) is not dict
@@ -685,15 +691,15 @@ def load_stream(source):
     keys = objects[4]
     if type(keys) is not list or not all(type(key) is str for key in keys) \
             or len(set(keys)) != len(keys) or set(keys) != set(storages):
-        source.fail("stream: the list of storages is not that of the tensors; the file is damaged")
+        source.fail("stream: its storages are not those of the tensors; the file is damaged")
     for key in keys:
         storage = storages[key]
         if source.size - at < 8 or storage.nbytes > source.size - at - 8:
-            source.fail("stream: storage %s reaches beyond the end; the file is truncated" % key)
+            source.fail("stream: ends within storage %s; the file is truncated" % key)
         count = struct.unpack("<q", source.read(at, 8))[0]
         if count != storage.count:
-            source.fail("stream: storage %s has %d elements, the pickle says %d; the file is damaged"
-                        % (key, count, storage.count))
+            source.fail("stream: storage %s has %d elements, the pickle says %d; the file is "
+                        "damaged" % (key, count, storage.count))
         storage.start = at + 8
         at += 8 + storage.nbytes
     if at != source.size:
@@ -770,9 +776,9 @@ def load_safetensors(source):
     return result
 
 
-# ---- 5. Values ------------------------------------------------------------------------------------
+# ---- 5. Values -------------------------------------------------------------------------------
 
-ITEMS = {1: "B", 2: "H", 4: "I", 8: "Q"}        # array codes to move elements without reading them
+ITEMS = {1: "B", 2: "H", 4: "I", 8: "Q"}        # codes that move elements without a look at them
 
 
 def row_major(size):
@@ -783,11 +789,11 @@ def row_major(size):
 
 
 def values(source, tensor):
-    """The tensor's elements in row-major order, as they are in the file; bytes objects of at most CHUNK."""
+    """The tensor's elements in row-major order, as the file has them: bytes, at most CHUNK a time."""
     if not tensor.count:
         return
     source.verify(tensor.storage)
-    dims = []                                   # (size, stride), adjacent ones merged where possible
+    dims = []                                   # (size, stride); neighbours merged where possible
     for n, s in zip(tensor.size, tensor.stride):
         if n == 1:
             continue
@@ -822,7 +828,7 @@ def gather(source, tensor, offset, block, place, sides):
     A side is its length, its stride in the file and its stride in the block."""
     item = DTYPES[tensor.dtype][0]
     span = 1 + sum((n - 1) * s for n, s, _ in sides)
-    if span * item > BLOCK:                     # too far apart to hold at once: halve the widest side
+    if span * item > BLOCK:                     # too far apart to hold at once: halve a side
         i = max(range(len(sides)), key=lambda i: (sides[i][0] - 1) * sides[i][1])
         n, s, t = sides[i]
         low, high = [(n // 2, s, t)], [(n - n // 2, s, t)]
@@ -830,7 +836,8 @@ def gather(source, tensor, offset, block, place, sides):
         gather(source, tensor, offset + n // 2 * s, block, place + n // 2 * t,
                sides[:i] + high + sides[i + 1:])
         return
-    data = memoryview(source.read(tensor.storage.start + offset * item, span * item)).cast(ITEMS[item])
+    data = source.read(tensor.storage.start + offset * item, span * item)
+    data = memoryview(data).cast(ITEMS[item])
     sides = sorted(sides)
     n, s, t = sides.pop()                       # the longest side is copied by slices
     for index in itertools.product(*(range(side[0]) for side in sides)):
@@ -856,25 +863,25 @@ def to_f32(data, dtype):
         return struct.pack("<%df" % count, *numbers)
     except OverflowError:
         top = 2.0 ** 128 - 2.0 ** 103           # half a step above the largest float32
-        return struct.pack("<%df" % count, *(v if not abs(v) >= top else math.copysign(math.inf, v)
+        return struct.pack("<%df" % count, *(math.copysign(math.inf, v) if abs(v) >= top else v
                                              for v in numbers))
 
 
 def f32_to_f16(data):
-    """Rounded to nearest, ties to even; OverflowError where a finite value would become infinite."""
+    """Rounded to nearest, ties to even; OverflowError where a finite value gets out of range."""
     count = len(data) // 4
     return struct.pack("<%de" % count, *struct.unpack("<%df" % count, data))
 
 
 @functools.lru_cache(maxsize=4)
 def lanes(count):
-    """For `count` 32-bit lanes of one big integer: 1, exponent mask, its lowest bit, top bit, 0x7fff."""
+    """For `count` 32-bit lanes: 1, the exponent's mask, its lowest bit, the top bit, 0x7fff."""
     ones = int.from_bytes(b"\1\0\0\0" * count, "little")
     return ones, ones * 0x7F800000, ones * 0x00800000, ones * 0x80000000, ones * 0x7FFF
 
 
 def f32_to_bf16(data):
-    """As f32_to_f16, on all elements at once: one big integer holds a 32-bit lane for each."""
+    """As f32_to_f16, but all elements at once, each a 32-bit lane of one big integer."""
     count = len(data) // 4
     ones, exponent, step, top, half = lanes(count)
     x = int.from_bytes(data, "little")
@@ -900,16 +907,16 @@ def bf16_item(word):
 
 
 def recode(data, old, new):
-    """Values of dtype `old` as f32, f16 or bf16; OverflowError where a finite one would become infinite."""
+    """Values of dtype `old` as f32, f16 or bf16; OverflowError as above. float64 is rounded twice."""
     if old == new:
         return data
     wide = to_f32(data, old)
-    if old == "f64":                                        # goes through float32, which has less range
+    if old == "f64":                            # out of float32's range already?
         struct.pack("<%df" % (len(data) // 8), *struct.unpack("<%dd" % (len(data) // 8), data))
     return {"f32": bytes, "f16": f32_to_f16, "bf16": f32_to_bf16}[new](wide)
 
 
-# ---- 6. Which dictionary, which names --------------------------------------------------------------
+# ---- 6. Which dictionary, which names --------------------------------------------------------
 
 ENTRIES = ("ema", "ema_state_dict", "model_ema", "params_ema", "state_dict", "model_state_dict",
            "model", "net")
@@ -926,12 +933,13 @@ def choose(source, root, key):
     """The dictionary of tensors to take, and the entry's name for the record."""
     table = root if type(root) in (dict, Ordered) else {}
     if key is not None and not is_weights(table.get(key)):
-        source.fail("no dictionary of tensors under %s (there are: %s)" % (show(key), candidates(table)))
+        source.fail("no dictionary of tensors under %s (there are: %s)"
+                    % (show(key), candidates(table)))
     if key is None and not is_weights(table):
         key = next((k for k in ENTRIES if is_weights(table.get(k))), None)
         if key is None:
-            source.fail("no dictionary of tensors at the top or under a usual name; name one with "
-                        "--entry (there are: %s)" % candidates(table))
+            source.fail("no dictionary of tensors at the top or under a usual name; name one "
+                        "with --entry (there are: %s)" % candidates(table))
     chosen = table if key is None else table[key]
     total = 0
     for name, tensor in chosen.items():
@@ -939,12 +947,12 @@ def choose(source, root, key):
             source.fail("tensor name %s; refused" % show(name))
         total += tensor.count * DTYPES[tensor.dtype][0]
     if total > 4 * source.size + (1 << 28):
-        source.fail("tensors of %d bytes in all out of a file of %d; refused" % (total, source.size))
+        source.fail("tensors of %d bytes out of a file of %d; refused" % (total, source.size))
     return chosen, key
 
 
 def candidates(table):
-    found = [show(key) for key, value in table.items() if type(key) is str and is_weights(value)]
+    found = [show(key) for key in table if type(key) is str and is_weights(table[key])]
     return shorten(found) if found else "none"
 
 
@@ -956,13 +964,13 @@ def plain_names(source, tensors):
             if len(tensors[name].size) != 1 or tensors[name].dtype not in FLOATS:
                 source.fail("buffer %s is not a list of floats; refused" % name)
             del tensors[name]
-        prefix = [p for p in PREFIXES if tensors and all(name.startswith(p) for name in tensors)]
+        prefix = [p for p in PREFIXES if tensors and all(n.startswith(p) for n in tensors)]
         if not prefix:
             return tensors
         tensors = {name[len(prefix[0]):]: tensor for name, tensor in tensors.items()}
 
 
-# ---- 7. The configuration -------------------------------------------------------------------------
+# ---- 7. The configuration --------------------------------------------------------------------
 
 def integer(low, high):
     def parse(text):
@@ -973,7 +981,7 @@ def integer(low, high):
 
 
 def number(low=-1e14, high=1e14):
-    """A decimal of at most 15 significant digits and 22 decimals, which C reads by one exact division."""
+    """A decimal of at most 15 digits and 22 decimals: C reads it with one exact division."""
     def parse(text):
         if not re.fullmatch(r"[+-]?\d{1,40}(\.\d{1,40})?([eE][+-]?\d{1,3})?", text, re.ASCII):
             raise ValueError("a decimal number")
@@ -1012,7 +1020,8 @@ KEYS = {
     "format.kind": one_of("unet2d"),
     "net.in": integer(1, 65536), "net.out": integer(1, 65536), "net.base": integer(2, 65536),
     "net.stem": integer(1, 65536), "net.mult": list_of(number(1e-3, 65536)),
-    "net.blocks": integer(1, 16), "net.emb": integer(1, 1 << 20), "net.classes": integer(0, 1 << 20),
+    "net.blocks": integer(1, 16), "net.emb": integer(1, 1 << 20),
+    "net.classes": integer(0, 1 << 20),
     "net.attn.enc": COVERAGE, "net.attn.dec": COVERAGE, "net.attn.mid": FLAG,
     "net.attn.mid_norm": FLAG, "net.attn.heads": integer(1, 65536),
     "net.attn.heads_dec": integer(1, 65536), "net.attn.head_channels": integer(1, 65536),
@@ -1028,7 +1037,8 @@ KEYS = {
     "pred.channels": integer(1, 65536),
     "sched.kind": one_of("linear", "cosine", "vp", "ve", "edm"),
     "sched.steps": integer(1, 1000000), "sched.beta_start": number(0, 1),
-    "sched.beta_end": number(0, 1), "sched.beta_d": number(0, 1e6), "sched.beta_min": number(0, 1e6),
+    "sched.beta_end": number(0, 1), "sched.beta_d": number(0, 1e6),
+    "sched.beta_min": number(0, 1e6),
     "sched.sigma_data": number(0, 1e6), "t.scale": number(1e-6, 1e6),
     "data.min": number(), "data.max": number(), "data.shift": number(), "data.scale": number(),
     "data.channels": one_of("rgb", "gray", "complex"), "info.license": free_text,
@@ -1051,7 +1061,8 @@ COMMON = """
     data.min=-1               data.max=1              data.shift=0              data.scale=1
 """
 LINEAR = """
-    sched.kind=linear         sched.steps=1000        sched.beta_start=0.0001   sched.beta_end=0.02
+    sched.kind=linear         sched.steps=1000        sched.beta_start=0.0001
+    sched.beta_end=0.02
 """
 ADM_256 = LINEAR + """
     net.image_size=256        net.out=6               net.mult=1,1,2,2,4,4
@@ -1073,12 +1084,14 @@ PORTRAITS = LINEAR + """
     net.attn.enc=none,none,all,all                    net.attn.dec=none,none,all,all
     net.attn.head_channels=32 qkv.order=legacy        pred.var=fixed_large
 """
-PRESETS = {"ffhq_10m": FFHQ, "celebahq_p2": FFHQ, "imagenet256": IMAGENET, "lsun_bedroom": IMAGENET,
-           "portraits64": PORTRAITS}
-LICENSES = {"portraits64": "trained on photographs by Chris McAndrew / UK Parliament, CC BY 3.0 "
-            "(https://creativecommons.org/licenses/by/3.0/), cropped and resized; on headshots of the "
-            "Civil Services project, (c) 2017, MIT licence; and on official portraits of members of "
-            "the United States Congress, works of the United States government"}
+PRESETS = {"ffhq_10m": FFHQ, "celebahq_p2": FFHQ, "imagenet256": IMAGENET,
+           "lsun_bedroom": IMAGENET, "portraits64": PORTRAITS}
+LICENSES = {
+    "portraits64": "trained on photographs by Chris McAndrew / UK Parliament, CC BY 3.0 "
+    "(https://creativecommons.org/licenses/by/3.0/), cropped and resized; on headshots of the "
+    "Civil Services project, (c) 2017, MIT licence; and on official portraits of members of the "
+    "United States Congress, works of the United States government",
+}
 UNSTATED = "see the publisher of the checkpoint"
 
 
@@ -1124,7 +1137,7 @@ class Config:
         for key, text in merged.items():
             if key not in KEYS:
                 near = difflib.get_close_matches(key, KEYS, 1)
-                self.fail("unknown key %s%s" % (show(key), "; meant %s?" % near[0] if near else ""))
+                self.fail("unknown key " + show(key) + ("; %s?" % near[0] if near else ""))
             try:
                 self.values[key] = KEYS[key](text)
             except ValueError as error:
@@ -1161,7 +1174,7 @@ class Config:
         unused = {k for k in have if k.startswith("sched.")} - {"sched.kind"} \
             - SCHEDULES[have["sched.kind"]]
         if unused:
-            self.fail("%s does not belong to sched.kind=%s" % (sorted(unused)[0], have["sched.kind"]))
+            self.fail("%s does not go with sched.kind=%s" % (min(unused), have["sched.kind"]))
 
     def check(self):
         levels = len(self["net.mult"])
@@ -1211,7 +1224,7 @@ class Config:
             self.fail("%s: %d channels do not divide into %d groups" % (name, channels, groups))
 
     def lines(self):
-        return {key: value_text(value) for key, value in self.values.items() if key != "qkv.order"}
+        return {key: value_text(self[key]) for key in self.values if key != "qkv.order"}
 
 
 def value_text(value):
@@ -1222,7 +1235,15 @@ def value_text(value):
     return str(value)
 
 
-# ---- 8. The network -------------------------------------------------------------------------------
+# ---- 8. The network --------------------------------------------------------------------------
+
+def conv(name, i, o, k=3):
+    return [(name + ".w", (o, i, k, k)), (name + ".b", (o,))]
+
+
+def linear(name, i, o):
+    return [(name + ".w", (o, i)), (name + ".b", (o,))]
+
 
 def graph(config):
     """(name, shape) of every tensor of the network, in the order of execution."""
@@ -1231,12 +1252,6 @@ def graph(config):
     def norm(name, n):
         config.groups_fit(name, n)
         return [(name + ".g", (n,)), (name + ".b", (n,))]
-
-    def conv(name, i, o, k=3):
-        return [(name + ".w", (o, i, k, k)), (name + ".b", (o,))]
-
-    def linear(name, i, o):
-        return [(name + ".w", (o, i)), (name + ".b", (o,))]
 
     def res(name, i, o, resampled=False):
         name += ".res"
@@ -1297,8 +1312,8 @@ def graph(config):
     return parts + norm("out.n", width) + conv("out.c", width, config["net.out"])
 
 
-ADM_PARTS = {"n1": "in_layers.0", "c1": "in_layers.2", "emb": "emb_layers.1", "n2": "out_layers.0",
-             "c2": "out_layers.3", "skip": "skip_connection",
+ADM_PARTS = {"n1": "in_layers.0", "c1": "in_layers.2", "emb": "emb_layers.1",
+             "n2": "out_layers.0", "c2": "out_layers.3", "skip": "skip_connection",
              "n": "norm", "qkv": "qkv", "proj": "proj_out"}
 
 
@@ -1320,7 +1335,7 @@ def adm_names(names):
                 path = "%s.%s" % (block, ADM_PARTS[rest[1]])
             elif rest[0] in ("res", "att"):
                 path = "%s.%d.%s" % (block, rest[0] == "att", ADM_PARTS[rest[1]])
-            else:                                       # down or up, a residual block or a convolution
+            else:                               # down or up: a residual block or a convolution
                 slot = 0 if side == "enc" else 2 if "%s.%s" % (side, k) in attended else 1
                 path = "%s.%d.%s" % (block, slot, ADM_PARTS[rest[2]] if rest[1:] else
                                      "op" if side == "enc" else "conv")
@@ -1346,7 +1361,7 @@ def bind(source, tensors, config):
     for telltale, family, table in FAMILIES:
         if telltale in tensors:
             if table is None:
-                source.fail("a network in %s layout; only the guided-diffusion layout is read" % family)
+                source.fail("a network in %s layout; give one in guided-diffusion layout" % family)
             names = table
     parts = graph(config)
     theirs = names([name for name, _ in parts])
@@ -1360,11 +1375,13 @@ def bind(source, tensors, config):
         while name.endswith((".qkv.w", ".proj.w")) and len(size) > 2 and size[-1] == 1:
             size = size[:-1]
         if size != shape:
-            wrong.append("%s (%s, not %s)" % (theirs[name], shape_text(tensor.size), shape_text(shape)))
+            wrong.append("%s (%s, not %s)" % (theirs[name], shape_text(tensor.size),
+                                              shape_text(shape)))
         elif tensor.dtype not in FLOATS:
             wrong.append("%s (of dtype %s)" % (theirs[name], tensor.dtype))
         else:
-            view = Tensor(tensor.storage, tensor.dtype, tensor.offset, size, tensor.stride[:len(size)])
+            view = Tensor(tensor.storage, tensor.dtype, tensor.offset, size,
+                          tensor.stride[:len(size)])
             if ".att.qkv." in name:
                 view = new_order(view, config, name)
             bound.append(Weight(name, theirs[name], shape, view))
@@ -1378,24 +1395,26 @@ def bind(source, tensors, config):
 
 
 def new_order(view, config, name):
-    """Rows of q, k, v permuted to j*C + h*d + c: the same storage, seen as (j, h, c, columns)."""
+    """Rows of q, k, v in the order j*C + h*d + c: the same storage, seen as (j, h, c, columns)."""
     channels = view.size[0] // 3
     heads = config.heads(name.split(".qkv.")[0], channels)
     order = config.get("qkv.order")
     if order is None and heads > 1:
-        config.fail("qkv.order=legacy|new|edm is needed: %s has %d heads, and shapes cannot tell"
+        config.fail("missing qkv.order=legacy|new|edm: %s has %d heads, and shapes cannot tell"
                     % (name, heads))
     d = channels // heads
     row = view.stride[0]
-    j, h, c = {"legacy": (d, 3 * d, 1), "new": (channels, d, 1), "edm": (1, 3 * d, 3)}[order or "new"]
+    j, h, c = {"legacy": (d, 3 * d, 1), "new": (channels, d, 1),
+               "edm": (1, 3 * d, 3)}[order or "new"]
     return Tensor(view.storage, view.dtype, view.offset, (3, heads, d) + view.size[1:],
                   (j * row, h * row, c * row) + view.stride[1:])
 
 
-# ---- 9. The weight file ---------------------------------------------------------------------------
+# ---- 9. The weight file ----------------------------------------------------------------------
 
 ALIGN = 64
 CODES = {"f32": 1, "f16": 2, "bf16": 3}
+WIDER = {"f32": "", "f16": "; use --dtype bf16 or f32", "bf16": "; use --dtype f32"}
 HEADER = "<8sII9Q4I24x"
 ENTRY = "<QQIHBB4QII"
 
@@ -1415,13 +1434,11 @@ class Output:
     def __enter__(self):
         if os.path.exists(self.path) and not os.path.isfile(self.path):
             raise Refusal("%s: not a regular file; give another name" % show(self.path), 6)
-        self.try_to(lambda: self.open())
+        self.try_to(self.open)
         return self
 
     def open(self):
-        handle = os.open(self.part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0),
-                         0o666)
-        self.file = os.fdopen(handle, "wb")
+        self.file = open(self.part, "xb")
 
     def try_to(self, action):
         try:
@@ -1482,30 +1499,29 @@ def write_unw(path, source, bound, meta, dtype):
                     crc = zlib.crc32(data, crc)
                     out.write(data)
             except OverflowError:
-                source.fail("%s (%s) holds a value beyond the range of %s%s" % (
-                    show(origin)[1:-1], name, entry[2], {"f16": "; use --dtype bf16 or f32",
-                                                        "bf16": "; use --dtype f32"}.get(entry[2], "")))
+                source.fail("%s (%s) holds a value beyond the range of %s%s"
+                            % (show(origin)[1:-1], name, entry[2], WIDER[entry[2]]))
             entry[4] = crc
             out.write(bytes(padded(entry[1]) - entry[1]))
         index, name_off = [], 0
         for name in by_name:
             off, nbytes, kind, shape, crc = place[name]
             dims = shape + (1,) * (4 - len(shape))
-            index.append(struct.pack(ENTRY, off, nbytes, name_off, len(name), CODES[kind], len(shape),
-                                     *dims, crc, 0))
+            index.append(struct.pack(ENTRY, off, nbytes, name_off, len(name), CODES[kind],
+                                     len(shape), *dims, crc, 0))
             name_off += len(name)
 
         def head(crc):
-            header = struct.pack(HEADER, b"\x89UNW\r\n\x1a\n", 1, 128, at, 128, len(meta), index_off,
-                                 64 * len(bound), names_off, len(names), data_off, at - data_off,
-                                 len(bound), ALIGN, crc, 0)
+            header = struct.pack(HEADER, b"\x89UNW\r\n\x1a\n", 1, 128, at, 128, len(meta),
+                                 index_off, 64 * len(bound), names_off, len(names),
+                                 data_off, at - data_off, len(bound), ALIGN, crc, 0)
             start = (header + meta).ljust(index_off, b"\0") + b"".join(index) + names
             return start.ljust(data_off, b"\0")
         out.finish(head(zlib.crc32(head(0))))
     return at
 
 
-# ---- 10. The command ------------------------------------------------------------------------------
+# ---- 10. The command -------------------------------------------------------------------------
 
 class Parser(argparse.ArgumentParser):
     def error(self, message):
@@ -1515,7 +1531,8 @@ class Parser(argparse.ArgumentParser):
 def arguments(argv):
     about = __doc__.split("\n\n")
     parser = Parser(prog="convert.py", usage="\n" + about[1], allow_abbrev=False,
-                    description="\n\n".join([about[0]] + about[2:4]) + "\n\npresets: " + ", ".join(PRESETS),
+                    description="\n\n".join([about[0]] + about[2:4]),
+                    epilog="presets: " + ", ".join(PRESETS),
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", metavar="IN")
     parser.add_argument("-o", dest="output", metavar="OUT.unw")
@@ -1563,7 +1580,8 @@ def convert(source, tensors, entry, config, args):
 
 def run(argv):
     args = arguments(argv)
-    config = None if args.list else preset(args.preset) if args.preset else config_file(args.config)
+    if not args.list:
+        config = preset(args.preset) if args.preset else config_file(args.config)
     source = Source(args.input)
     tensors, entry = choose(source, load(source), args.entry)
     if args.list:
@@ -1597,7 +1615,7 @@ def main():
     except OSError as error:                    # standard output
         text, code = "cannot write the list: %s" % reason(error), 6
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    except Exception as error:                  # a fault of this program, but no traceback either
+    except Exception as error:                  # a fault of this program; no traceback either
         text, code = "internal fault: %s: %s" % (type(error).__name__, show(str(error))), 2
     print("convert.py: " + one_line(text), file=sys.stderr)
     return code

@@ -426,9 +426,12 @@ int input_params(cmd *c, const di_solver *solver, di_run *run)
         char key[64];
         snprintf(key, sizeof key, "solver.%s", solver->param[i].key);
         const char *value = cmd_get(c, key);
+        /* The noise level is the problem's business, unless a solver is told otherwise. */
+        if (!value && !strcmp(key, "solver.sigma_y"))
+            value = cmd_get(c, "problem.sigma");
         if (value)
             code = di_run_set(run, solver->param[i].key, value);
-        else
+        if (!code)
             code = settings_put(c, &c->set, key, di_run_get(run, solver->param[i].key));
     }
     return code;

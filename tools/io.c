@@ -41,6 +41,10 @@ static int fail(const report *r, int code, const char *format, ...)
     va_end(args);
     if (r->err && r->errlen)
         snprintf(r->err, r->errlen, "%s: %s", r->path, what);
+    /* names and headers come from outside: the report stays one line, without control codes */
+    for (char *p = r->err; p && r->errlen && *p; p++)
+        if ((unsigned char)*p < 32 || *p == 127)
+            *p = '?';
     return code;
 }
 
@@ -1456,7 +1460,8 @@ int io_write_text(const char *path, const char *bytes, size_t len, char *err, si
 
 #define WINDOW 32768u
 #define HASH_BITS 15
-#define CHAIN 256u /* candidates looked at for one position */
+#define CHAIN 256u  /* candidates looked at for one position */
+#define ENOUGH 128u /* a match of this length ends the search */
 #define BLOCK_TOKENS 16384u
 
 typedef struct {
@@ -1606,7 +1611,7 @@ static unsigned distance_symbol(unsigned distance)
 }
 
 typedef struct {
-    unsigned char length[286], distance[30]; /* code lengths */
+    unsigned char length[288], distance[30]; /* code lengths; the last two are 0 */
     unsigned nlength, ndistance;             /* how many are sent */
     unsigned char step[316], extra[316];     /* the lengths, run by run, and each run's count */
     unsigned nstep, ncode;
@@ -1665,7 +1670,7 @@ static uint64_t body_bits(const uint32_t *freq, const uint32_t *dfreq,
 static void add_tokens(deflater *s, const unsigned char *length, const unsigned char *distance)
 {
     uint16_t code[288], dcode[30];
-    assign_codes(code, length, 286);
+    assign_codes(code, length, 288);
     assign_codes(dcode, distance, 30);
     for (size_t i = 0; i < s->ntoken; i++) {
         unsigned back = s->token[i] >> 9, len = s->token[i] & 511;
@@ -1726,6 +1731,7 @@ static void flush_block(deflater *s, size_t end, unsigned last)
     for (unsigned i = 0; i < 288; i++)
         fixed[i] = (unsigned char)(i < 144 ? 8 : i < 256 ? 9 : i < 280 ? 7 : 8);
     memset(fixed_distance, 5, sizeof fixed_distance);
+    p.length[286] = p.length[287] = 0;
     code_lengths(p.length, freq, 286, 15);
     code_lengths(p.distance, dfreq, 30, 15);
     for (p.nlength = 286; p.nlength > 257 && !p.length[p.nlength - 1];)
@@ -1772,11 +1778,12 @@ static void insert(deflater *s, size_t at)
 static unsigned search(deflater *s, size_t at, unsigned best, unsigned *distance)
 {
     unsigned most = s->len - at < 258 ? (unsigned)(s->len - at) : 258, found = 0;
-    if (most < 3 || best >= most)
+    if (most < 3 || best >= most || best >= ENOUGH)
         return 0;
     const unsigned char *here = s->in + at;
     uint32_t next = *chain_of(s, at);
-    for (unsigned tries = 0; next && tries < CHAIN; tries++) {
+    /* with a good match in hand a long search seldom pays */
+    for (unsigned tries = best < 16 ? CHAIN : CHAIN / 8; next && tries; tries--) {
         size_t from = next - 1;
         if (at - from > WINDOW)
             break;
@@ -1789,7 +1796,7 @@ static unsigned search(deflater *s, size_t at, unsigned best, unsigned *distance
             if (n > best && (n > 3 || (n == 3 && at - from <= 4096))) {
                 best = found = n;
                 *distance = (unsigned)(at - from);
-                if (n == most)
+                if (n == most || n >= ENOUGH)
                     break;
             }
         }

@@ -73,8 +73,11 @@ static void show_progress(job *j, const di_step *s)
     if (c->quiet || (!j->tty && tenth == j->shown && !c->verbose))
         return;
     j->shown = tenth;
-    if (j->images > 1)
-        snprintf(which, sizeof which, "image %zu/%zu, ", j->image + 1, j->images);
+    size_t last = j->image + j->batch < j->images ? j->image + j->batch : j->images;
+    if (j->batch > 1)
+        snprintf(which, sizeof which, "images %zu-%zu of %zu, ", j->image + 1, last, j->images);
+    else if (j->images > 1)
+        snprintf(which, sizeof which, "image %zu of %zu, ", j->image + 1, j->images);
     double sigma = j->problem ? make_sigma(&j->spec) : 0;
     if (s->residual >= 0 && sigma > 0)
         snprintf(fit, sizeof fit, ", residual/sigma %.2f", s->residual / sigma);
@@ -174,7 +177,11 @@ static int go(job *j, const di_real *y, size_t n, size_t *done)
     di_status s = di_run_go(j->run, y, j->seed, j->image, n,
                             j->out.v + j->image * image_size(j->prior));
     end_progress(j);
-    j->cost = di_run_cost(j->run);
+    di_cost cost = di_run_cost(j->run);
+    j->cost.net += cost.net;
+    j->cost.net_vjp += cost.net_vjp;
+    j->cost.apply += cost.apply;
+    j->cost.apply_vjp += cost.apply_vjp;
     if (!s || (s == DI_EINTERRUPTED && j->steps))
         *done = j->image + n;
     if (j->normals && !s) {
@@ -318,7 +325,10 @@ static int read_record(cmd *c, const char *y, settings *record, char path[1040])
         len = (size_t)(open - y);
     if (len > 1000)
         return 0;
-    snprintf(path, 1040, "%.*s.run", (int)len, y);
+    snprintf(path, 1040, "%.*s", (int)len, y);
+    if (access(path, F_OK))
+        return di_fail(c->ctx, DI_EINPUT, "%s: no such file: make it with diffinv measure", path);
+    strcat(path, ".run");
     if (access(path, F_OK))
         return 0;
     int code = settings_read(c, path, record);
@@ -461,13 +471,6 @@ static void print_line(job *j, size_t i, const di_cost *cost, double spent, doub
     fflush(stdout);
 }
 
-static di_cost cost_since(const di_cost *now, const di_cost *then)
-{
-    di_cost d = {now->net - then->net, now->net_vjp - then->net_vjp, now->apply - then->apply,
-                 now->apply_vjp - then->apply_vjp};
-    return d;
-}
-
 static int solve_all(job *j, size_t *done)
 {
     cmd *c = j->c;
@@ -475,12 +478,11 @@ static int solve_all(job *j, size_t *done)
     size_t m = measurement_size(j->problem);
     int code = 0;
     for (j->image = 0; !code && j->image < j->images; ) {
-        di_cost before = j->cost;
         code = go(j, j->y.v + j->image / (size_t)j->samples * m, 1, done);
         if (code)
             break;
-        di_cost spent = cost_since(&j->cost, &before);
-        print_line(j, j->image, &spent, seconds() - j->began, sum);
+        di_cost cost = di_run_cost(j->run);
+        print_line(j, j->image, &cost, seconds() - j->began, sum);
         j->image++;
     }
     if (code || !j->images)
@@ -522,7 +524,8 @@ static int run_solve(job *j)
                 (size_t)j->prior->w))
         return no_memory(c, "the results");
     cmd_poll_stop(1);
-    code = finish(j, solve_all(j, &done), done);
+    code = solve_all(j, &done);
+    code = finish(j, code, done);
     if (!code) {
         char title[80];
         const char *steps = cmd_get(c, "solver.steps");

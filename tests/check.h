@@ -1,0 +1,110 @@
+/* check.h: what the library's test programs share. A program prints its failures and a closing
+   count; with -v also the measured figures behind its tolerances. */
+#ifndef CHECK_H
+#define CHECK_H
+
+#include "../diffinv.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#ifdef DI_DOUBLE
+#define BOUND(in_float, in_double) (in_double)
+#else
+#define BOUND(in_float, in_double) (in_float)
+#endif
+
+static int passed, failed, verbose;
+static char where[160]; /* the case under test, shown beside a failure */
+
+/* Names the case of a loop. */
+static inline void in_case(const char *format, ...)
+{
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(where, sizeof where, format, ap);
+    va_end(ap);
+}
+
+static inline int check_near(const char *file, int line, const char *what, double got,
+                             double want, double tolerance)
+{
+    int ok = got == want || fabs(got - want) <= tolerance;
+    passed += ok;
+    failed += !ok;
+    if (!ok)
+        printf("FAIL %s:%d %s%s%s got %.17g want %.17g tol %g\n", file, line, where,
+               where[0] ? ": " : "", what, got, want, tolerance);
+    return ok;
+}
+
+static inline int check_text(const char *file, int line, const char *got, const char *want)
+{
+    int ok = got && strstr(got, want) != NULL;
+    passed += ok;
+    failed += !ok;
+    if (!ok)
+        printf("FAIL %s:%d %s%s got \"%s\" want \"...%s...\"\n", file, line, where,
+               where[0] ? ":" : "", got ? got : "(null)", want);
+    return ok;
+}
+
+#define CHECK(ok) check_near(__FILE__, __LINE__, #ok, (ok) ? 1 : 0, 1, 0)
+#define EQUAL(got, want) check_near(__FILE__, __LINE__, #got, (double)(got), (double)(want), 0)
+#define NEAR(got, want, tolerance) \
+    check_near(__FILE__, __LINE__, #got, (got), (want), (tolerance))
+#define SAYS(text, words) check_text(__FILE__, __LINE__, (text), (words)) /* contains them */
+
+/* A measured figure, shown with -v. */
+static inline void figure(const char *what, double value)
+{
+    if (verbose)
+        printf("%-60s %.3g\n", what, value);
+}
+
+/* The i-th value of sequence `seed`: a multiple of 2^-23 in [-1,1), the same in every build. */
+static inline double value_at(size_t i, unsigned seed)
+{
+    uint32_t u = (uint32_t)i * 2654435769u + seed * 40503u + 12345u;
+    u = (u ^ u >> 16) * 2246822519u;
+    u = (u ^ u >> 13) * 3266489917u;
+    return (double)((u ^ u >> 16) >> 8) / 8388608 - 1;
+}
+
+static inline void fill(di_real *a, size_t n, unsigned seed)
+{
+    for (size_t i = 0; i < n; i++)
+        a[i] = (di_real)value_at(i, seed);
+}
+
+/* max |got - want| / max |want|; a NaN counts as infinite. */
+static inline double worst(const di_real *got, const double *want, size_t n)
+{
+    double far = 0, top = 0;
+    for (size_t i = 0; i < n; i++) {
+        double d = fabs(got[i] - want[i]);
+        far = d <= far ? far : d == d ? d : HUGE_VAL;
+        top = fabs(want[i]) > top ? fabs(want[i]) : top;
+    }
+    return far == 0 ? 0 : far / top;
+}
+
+static inline int same(const di_real *a, const di_real *b, size_t n)
+{
+    return memcmp(a, b, n * sizeof *a) == 0;
+}
+
+static inline void begin(int argc, char **argv)
+{
+    verbose = argc > 1 && strcmp(argv[1], "-v") == 0;
+}
+
+static inline int finish(void)
+{
+    printf("%d passed, %d failed\n", passed, failed);
+    return failed != 0;
+}
+
+#endif

@@ -1,0 +1,374 @@
+#!/bin/sh
+# The command as a user types it: every verb, every refusal with its exit code, the record, the
+# interrupt. From the root of the tree:  sh tests/test_cli.sh ./diffinv
+# It needs weights/portraits64.unw and nothing outside the tree; its pictures are the prior's.
+
+case ${1:-./diffinv} in
+/*) D=${1:-./diffinv} ;;
+*) D=$PWD/${1:-./diffinv} ;;
+esac
+[ -x "$D" ] || { echo "test_cli: no command at $D"; exit 1; }
+T=$(mktemp -d) || exit 1
+trap 'rm -rf "$T"' EXIT
+trap 'exit 1' INT TERM
+W=$PWD/weights/portraits64.unw
+cd "$T" || exit 1
+pass=0
+fail=0
+
+yes() { pass=$((pass + 1)); }
+no() { fail=$((fail + 1)); echo "FAILED: $*"; }
+
+# good NAME COMMAND...: succeeds. Its output is left in out and err.
+good() {
+    name=$1
+    shift
+    if "$@" >out 2>err; then yes; else
+        no "$name: exit code $?: $*"
+        sed 's/^/    /' err
+    fi
+}
+
+# bad CODE WORDS COMMAND...: fails with that code and one line that holds the words; the outputs
+# x.* that it was asked for do not appear, and nothing half-written stays.
+bad() {
+    code=$1
+    words=$2
+    shift 2
+    rm -f x.*
+    "$@" >out 2>err
+    got=$?
+    if [ "$got" -ne "$code" ]; then
+        no "exit code $got, not $code: $*"
+        sed 's/^/    /' err
+    elif [ "$(wc -l <err)" -ne 1 ] || ! grep -q '^diffinv: ' err; then
+        no "not one line: $*"
+        sed 's/^/    /' err
+    elif ! grep -q -e "$words" err; then
+        no "the line lacks '$words': $*"
+        sed 's/^/    /' err
+    elif ls x.* ./*.tmp* >/dev/null 2>&1; then
+        no "something was left: $(ls x.* ./*.tmp* 2>/dev/null): $*"
+    else
+        yes
+    fi
+}
+
+same() { if cmp -s "$2" "$3"; then yes; else no "$1: $2 and $3 differ"; fi; }
+differ() { if cmp -s "$2" "$3"; then no "$1: $2 and $3 are equal"; else yes; fi; }
+holds() { if grep -q -e "$2" "$1"; then yes; else no "$1 lacks '$2'"; fi; }
+exists() { if [ -s "$1" ]; then yes; else no "$1 is missing"; fi; }
+# column NAME: that column of the table's first line, in out
+column() {
+    awk -F '\t' -v name="$1" 'NR == 1 { for (i = 1; i <= NF; i++) if ($i == name) c = i }
+                              NR == 2 { print $c }' out
+}
+true_that() { if awk "BEGIN { exit !($2) }"; then yes; else no "$1: $2"; fi; }
+
+# ---- Help, lists -------------------------------------------------------------------------------
+
+good "help" "$D" --help
+holds out "solve"
+good "version" "$D" --version
+"$D" >out 2>err
+[ $? -eq 1 ] && [ -s err ] && yes || no "no arguments: help on stderr and exit code 1"
+for verb in measure solve sample eval info list net op; do
+    good "$verb --help" "$D" $verb --help
+    [ "$(wc -l <out)" -le 24 ] && yes || no "$verb --help is longer than a screen"
+    holds out "^  diffinv $verb"
+done
+for what in solvers problems priors isa; do
+    good "list $what" "$D" list $what --defaults
+    exists out
+done
+good "list solvers" "$D" list solvers --defaults
+holds out "^dps"
+holds out "scale"
+good "list problems" "$D" list problems
+for p in denoise inpaint sr gblur; do holds out "^$p"; done
+good "list priors" "$D" list priors
+holds out "^portraits64"
+good "info" "$D" info -s dps --size 64x64
+for word in checksum GMAC multipliers "its working bytes" licence; do holds out "$word"; done
+good "info by path" "$D" info -w "$W"
+
+# ---- The verbs, once each ----------------------------------------------------------------------
+
+good "sample" "$D" sample -s ddim steps=6 -n 1 --seed 77 -o face.png
+exists face.png.run
+holds face.png.run '^solver.steps=6$'
+holds face.png.run '^info.weights_crc='
+holds face.png.run '^cost.net=6$'
+good "sample, three" "$D" sample -s ddim steps=3 eta=1 -n 3 --seed 5 -o three.npy
+good "sample, one" "$D" sample -s ddim steps=3 eta=1 -n 1 --seed 5 -o one.npy
+good "first of three" "$D" op -p denoise -i 'three.npy[0]' -o first.npy
+same "a sample depends on its number, not on the batch" one.npy first.npy
+good "sample, a grid" "$D" sample -s ddim steps=2 -n 3 -o grid.png -q
+holds out "^3"
+good "ddpm" "$D" sample -s ddpm steps=3 -o ddpm.npy
+
+good "measure" "$D" measure -p inpaint mask=box:24 sigma=0.05 -i face.png -o y.npy
+holds y.npy.run '^problem.mask=box:24$'
+holds y.npy.run '^problem.sigma=0.05$'
+good "measure again" "$D" measure @y.npy.run -o y2.npy
+same "a record repeats the measurement" y.npy y2.npy
+good "another seed" "$D" measure @y.npy.run --seed 1 -o y3.npy
+differ "--seed changes the noise" y.npy y3.npy
+good "sigma01 is doubled" "$D" measure -p inpaint mask=box:24 sigma01=0.025 -i face.png -o y4.npy
+same "sigma01=0.025 is sigma=0.05" y.npy y4.npy
+
+good "solve" "$D" solve -s dps steps=4 scale=1 -y y.npy -o out.png --truth face.png \
+    --sheet sheet.png --trace trace.tsv
+for f in out.png out.png.run sheet.png trace.tsv; do exists $f; done
+[ "$(wc -l <trace.tsv)" -eq 5 ] && yes || no "the trace has a header and 4 steps"
+true_that "psnr is a number" "$(column psnr) > 0 && $(column psnr) < 60"
+true_that "residual is a number" "$(column residual) > 0"
+holds out.png.run '^problem.mask=box:24$'
+holds out.png.run '^solver.scale=1$'
+holds out.png.run '^cost.net_vjp=4$'
+strings_of() { tr -c '[:print:]\n' '\n' <"$1"; }
+strings_of out.png | grep -q 'seed=0' && yes || no "the PNG carries no settings"
+good "repeat" "$D" solve @out.png.run -o again.png
+same "a record repeats the run" out.png again.png
+good "repeat, other seed" "$D" solve @out.png.run --seed 7 -o seed7.png
+differ "--seed changes the result" out.png seed7.png
+good "repeat, a setting changed" "$D" solve @out.png.run solver.steps=2 -o steps2.png
+holds steps2.png.run '^solver.steps=2$'
+good "one thread" "$D" solve @out.png.run --threads 1 -o t1.png
+same "threads do not change the result" out.png t1.png
+"$D" list isa | cut -f 1 >isas
+while read -r isa; do
+    good "isa $isa" "$D" solve @out.png.run --isa "$isa" -o isa.png
+    same "isa $isa" out.png isa.png
+done <isas
+good "samples of one" "$D" solve -s dps steps=2 -y y.npy -n 2 -o two.npy
+good "as the first" "$D" solve -s dps steps=2 -y y.npy -o one.npy
+good "first of two" "$D" op -p denoise -i 'two.npy[0]' -o first.npy
+same "sample 0 does not depend on -n" one.npy first.npy
+good "many measurements" "$D" measure -p sr factor=4 -i three.npy -o many.npy
+good "solved one after another" "$D" solve -s dps steps=2 -y many.npy -o many.png --truth three.npy \
+    --sheet many_sheet.png
+holds out '^mean'
+for p in "inpaint mask=random:0.7" "sr factor=4 kind=mean" "gblur size=15 std=1.5" "denoise"; do
+    # shellcheck disable=SC2086
+    good "solve $p" "$D" solve -s dps steps=2 -p $p -i face.png -o p.png --sheet p_sheet.png
+    exists p_sheet.png
+done
+good "eval" "$D" eval out.png face.png
+true_that "relative L2" "$(column relative_l2) > 0"
+good "eval, equal" "$D" eval face.png face.png
+[ "$(column psnr)" = inf ] && [ "$(column ssim_piq)" = 1.0000 ] && yes || no "equal pictures"
+good "eval, many" "$D" eval many.png.run.npy face.png 2>/dev/null || :
+fail=$((fail - 1)) # the line above must have failed: there is no such file
+good "eval, an array" "$D" eval three.npy three.npy
+holds out '^mean'
+
+good "net" "$D" net -i one.npy -t 37 -o e.npy --vjp one.npy --gx gx.npy
+exists gx.npy
+good "net, fractional t" "$D" net -i one.npy -t 37.5 -o e2.npy
+differ "t counts" e.npy e2.npy
+good "op" "$D" op -p sr factor=4 -i one.npy -o a.npy
+good "op, derivative" "$D" op -p sr factor=4 -i one.npy -o a2.npy --vjp a.npy --gx g.npy
+same "op" a.npy a2.npy
+good "op, pseudo-inverse" "$D" op -p sr factor=4 --pinv -i a.npy -o pinv.npy
+good "op of that" "$D" op -p sr factor=4 -i pinv.npy -o back.npy
+good "A A+ = 1" "$D" eval back.npy a.npy
+true_that "A A+ y = y" "$(column relative_l2) < 1e-5"
+
+# ---- Masks and sizes ---------------------------------------------------------------------------
+
+half() { # HxW of zeros above ones, as PGM
+    printf 'P5\n%d %d\n255\n' "$2" "$1"
+    head -c $(($1 * $2 / 2)) /dev/zero
+    head -c $(($1 * $2 / 2)) /dev/zero | tr '\000' '\377'
+}
+half 64 64 >mask.pgm
+good "mask file" "$D" op -p inpaint mask=mask.pgm -i face.png -o m.png
+good "the same mask from a box" "$D" op -p inpaint mask=box:32x64 at=0,0 -i face.png -o m2.png
+same "masks" m.png m2.png
+good "at=rand" "$D" measure -p inpaint mask=box:24 at=rand pseed=1 -i face.png -o r1.npy
+good "at=rand again" "$D" measure -p inpaint mask=box:24 at=rand pseed=1 -i face.png -o r2.npy
+good "at=rand, other" "$D" measure -p inpaint mask=box:24 at=rand pseed=2 -i face.png -o r3.npy
+same "pseed fixes the mask" r1.npy r2.npy
+differ "pseed moves the mask" r1.npy r3.npy
+printf 'P5\n64 64\n255\n' >white.pgm
+head -c 4096 /dev/zero | tr '\000' '\377' >>white.pgm
+good "random mask" "$D" op -p inpaint mask=random:0.7 -i white.pgm -o kept.pgm
+# missing pixels are 0, which is mid-grey, octal 200; floor(4096*0.7) = 2867
+[ "$(tail -c 4096 kept.pgm | tr -cd '\200' | wc -c)" -eq 2867 ] && yes ||
+    no "random:0.7 drops 2867 of 4096 pixels"
+good "resize" "$D" measure -p denoise sigma=0 -w none --size 50x50 --fit resize -i face.png -o 50.png
+good "fit to the prior" "$D" measure -p denoise -i 50.png --fit pad -o fit.npy
+holds fit.npy.run '^info.image=3x56x56$'
+good "resize to the prior" "$D" measure -p denoise -i 50.png --fit resize -o fit.npy
+holds fit.npy.run '^info.image=3x64x64$'
+good "grey picture" "$D" measure -v -p denoise -i mask.pgm -o grey.npy
+holds err "repeated to 3 channels"
+
+# ---- Refusals: usage ---------------------------------------------------------------------------
+
+bad 1 "did you mean 'solve'" "$D" slove
+bad 1 "did you mean --seed" "$D" solve --sed 3
+bad 1 "it belongs to solve" "$D" measure --sheet x.png
+bad 1 "no option '--preview'" "$D" solve --preview 3
+bad 1 "did you mean 'dps'" "$D" solve -s dsp -y y.npy -o x.png
+bad 1 "did you mean 'inpaint'" "$D" measure -p inpant mask=box:9 -i face.png -o x.npy
+bad 1 "did you mean 'mask'" "$D" measure -p inpaint mas=box:9 -i face.png -o x.npy
+bad 1 "did you mean 'scale'" "$D" solve -s dps scael=1 -y y.npy -o x.png
+bad 1 "did you mean 'seed'" "$D" solve sed=1 -y y.npy -o x.png
+bad 1 "did you mean 'priors'" "$D" list prior
+bad 1 "out of range" "$D" solve -s dps steps=0 -y y.npy -o x.png
+bad 1 "not a number" "$D" solve -s dps scale=abc -y y.npy -o x.png
+bad 1 "scale" "$D" solve -s dps scale=0x1 -y y.npy -o x.png
+bad 1 "even|ddim" "$D" sample -s ddim spacing=odd -o x.png
+bad 1 "bicubic|mean" "$D" measure -p sr kind=x -i face.png -o x.npy
+bad 1 "is even" "$D" measure -p gblur size=14 -i face.png -o x.npy
+bad 1 "too large" "$D" measure -p gblur size=301 -i face.png -o x.npy
+bad 1 "needs a mask" "$D" measure -p inpaint -i face.png -o x.npy
+bad 1 "larger than the 64x64" "$D" measure -p inpaint mask=box:80 -i face.png -o x.npy
+bad 1 "give center, rand" "$D" measure -p inpaint mask=box:24 at=middle -i face.png -o x.npy
+bad 1 "margin" "$D" measure -p inpaint mask=box:60 at=rand -i face.png -o x.npy
+bad 1 "share" "$D" measure -p inpaint mask=random:1.5 -i face.png -o x.npy
+bad 1 "pseed" "$D" measure -p inpaint mask=random:0.5 pseed=-1 -i face.png -o x.npy
+bad 1 "whole number" "$D" solve -y y.npy -o x.png --seed 1.5
+bad 1 "whole number" "$D" solve -y y.npy -o x.png --seed 18446744073709551616
+bad 1 "whole number" "$D" sample -n 0 -o x.png
+bad 1 "needs -o" "$D" solve -y y.npy
+bad 1 "needs a value" "$D" solve -y y.npy -o
+bad 1 "needs -y" "$D" solve -o x.png
+bad 1 "needs -p" "$D" measure -i face.png -o x.npy
+bad 1 "only draws samples" "$D" solve -s ddim -y y.npy -o x.png
+bad 1 "solves a problem" "$D" sample -s dps -o x.png
+bad 1 "fast is not built" "$D" sample --numerics fast -o x.png
+bad 1 "isa" "$D" sample --isa v9 -o x.png
+bad 1 "knows no classes" "$D" sample --label 3 -o x.png
+bad 1 "analytic priors" "$D" sample -w gauss:m.npy,c.npy -o x.png
+bad 1 "sigma=0.1.*sigma=0.05" "$D" solve -p inpaint sigma=0.1 -y y.npy -o x.png
+bad 1 "mask=box:16.*mask=box:24" "$D" solve -p inpaint mask=box:16 -y y.npy -o x.png
+bad 1 "of 'inpaint'" "$D" solve -p denoise -y y.npy -o x.png
+bad 1 "records a run of 'measure'" "$D" solve @y.npy.run -o x.png
+bad 1 "is both" "$D" solve -y y.npy -o x.png --sheet x.png
+bad 1 "is both" "$D" measure -p denoise -i face.png -o face.png
+bad 1 "what is 'face.png'" "$D" measure -p denoise face.png -o x.npy
+bad 1 "crop, pad or resize" "$D" measure -p denoise -i face.png -o x.npy --fit stretch
+bad 1 "HxW" "$D" sample -o x.png --size 64y64
+bad 1 "neither a number nor a file" "$D" net -i one.npy -t abc -o x.npy
+bad 1 "go together" "$D" op -p denoise -i one.npy -o x.npy --vjp one.npy
+printf 'verb=solve\nsolver=dps\nsolver.scal=1\n' >wrong.run
+bad 1 "did you mean 'scale'" "$D" solve @wrong.run -y y.npy -o x.png
+printf 'verb=solve\nsed=1\n' >wrong.run
+bad 1 "did you mean 'seed'" "$D" solve @wrong.run -y y.npy -o x.png
+
+# ---- Refusals: input files ---------------------------------------------------------------------
+
+printf 'seed\n' >wrong.run
+bad 2 "line 1" "$D" solve @wrong.run -y y.npy -o x.png
+bad 2 "nowhere.npy" "$D" solve -y nowhere.npy -o x.png
+bad 2 "nowhere.png" "$D" measure -p denoise -i nowhere.png -o x.npy
+bad 2 "nowhere.run" "$D" solve @nowhere.run -o x.png
+bad 2 "no prior of that name" "$D" sample -w nobody -o x.png
+bad 2 "48x48 and 56x56.*--fit" "$D" measure -p denoise -i 50.png -o x.npy
+bad 2 "48x48 and 56x56.*--fit" "$D" solve -p denoise -i 50.png -o x.png
+bad 2 "nearest sizes" "$D" sample -o x.png --size 50x50
+bad 2 "too small to crop" "$D" measure -p denoise -i 50.png --size 64x64 --fit crop -o x.npy
+bad 2 "not divisible" "$D" measure -p sr factor=7 -i face.png -o x.npy
+half 32 64 >mask32.pgm
+bad 2 "32x64.*64x64" "$D" measure -p inpaint mask=mask32.pgm -i face.png -o x.npy
+bad 2 "black and white" "$D" measure -p inpaint mask=face.png -i face.png -o x.npy
+bad 2 "nomask" "$D" measure -p inpaint mask=nomask -i face.png -o x.npy
+good "a measurement without record" "$D" op -p sr factor=4 -i one.npy -o small.npy
+bad 1 "needs -p" "$D" solve -y small.npy -o x.png
+bad 2 "nearest sizes" "$D" solve -p sr factor=3 -y m12.npy -o x.png 2>/dev/null || :
+fail=$((fail - 1)) # m12.npy does not exist: the words must not match
+bad 2 "multiples of 8" "$D" solve -p denoise -y 50.png -o x.png
+bad 2 "channel" "$D" solve -p denoise -y mask.pgm -o x.png
+head -c 1000 y.npy >cut.npy
+bad 2 "cut.npy" "$D" solve -p denoise -y cut.npy -o x.png
+head -c 7 y.npy >cut.npy
+bad 2 "cut.npy" "$D" solve -p denoise -y cut.npy -o x.png
+{ printf '\223NUMPY\001\000\166\000'; tr 'f<' 'q?' <y.npy | tail -c +11; } >odd.npy
+bad 2 "odd.npy" "$D" solve -p denoise -y odd.npy -o x.png
+for n in 1 20 50 500; do
+    head -c $n face.png >cut.png
+    bad 2 "cut.png" "$D" measure -p denoise -i cut.png -o x.npy
+done
+: >empty.png
+bad 2 "empty.png" "$D" measure -p denoise -i empty.png -o x.npy
+cp face.png hurt.png
+printf '\377\377\377' | dd of=hurt.png bs=1 seek=20 conv=notrunc 2>/dev/null
+bad 2 "hurt.png" "$D" measure -p denoise -i hurt.png -o x.npy
+cp face.png hurt.png
+printf '\125\252' | dd of=hurt.png bs=1 seek=900 conv=notrunc 2>/dev/null
+bad 2 "hurt.png" "$D" measure -p denoise -i hurt.png -o x.npy
+printf '\377\330\377\340\000\020JFIF' >photo.jpg
+bad 2 "JPEG" "$D" measure -p denoise -i photo.jpg -o x.npy
+bad 2 "numbers" "$D" net -i one.npy -t three.npy -o x.npy
+bad 2 "one shape" "$D" eval face.png 50.png
+bad 2 "output's shape" "$D" op -p denoise -i one.npy -o x.npy --vjp a.npy --gx x.gx.npy
+bad 2 "normals\|noise" "$D" solve -s dps steps=2 -y y.npy -o x.png --noise a.npy -q
+
+for n in 0 7 64 127 128 5000 100000 1000000; do
+    head -c $n "$W" >hurt.unw
+    bad 2 "hurt.unw" "$D" sample -w ./hurt.unw -o x.png
+    bad 2 "hurt.unw" "$D" info -w hurt.unw
+done
+for at in 0 9 16 25 48 75 88 96 104 140 300 900 6000 3000000; do
+    cp "$W" hurt.unw
+    printf '\125\252\125' | dd of=hurt.unw bs=1 seek=$at conv=notrunc 2>/dev/null
+    bad 2 "hurt.unw" "$D" sample -w ./hurt.unw -o x.png
+done
+{ cat "$W"; echo; } >hurt.unw
+bad 2 "hurt.unw" "$D" sample -w ./hurt.unw -o x.png
+bad 2 "face.png" "$D" sample -w face.png -o x.png
+bad 2 "not a file" "$D" sample -w . -o x.png
+
+# ---- Refusals: memory, outputs -----------------------------------------------------------------
+
+if (ulimit -v 500000 && "$D" --version) >/dev/null 2>&1; then
+    bad 3 "memory" sh -c "ulimit -v 500000; exec '$D' sample --threads 1 -q -n 8 --size 2048x2048 -o x.png"
+else
+    echo "test_cli: this shell or build can't limit memory; that check was left out"
+fi
+bad 6 "no folder" "$D" sample -o nowhere/x.png
+bad 6 "no folder" "$D" solve -y y.npy -o x.png --sheet nowhere/s.png
+bad 6 "no folder" "$D" solve -y y.npy -o x.png --trace nowhere/t.tsv
+mkdir -p folder.png
+bad 6 "folder" "$D" sample -o folder.png
+bad 6 "format" "$D" sample -o x.gif
+bad 6 "no folder" "$D" measure -p denoise -i face.png -o face.png/x.npy
+if [ -c /dev/full ]; then
+    "$D" list solvers >/dev/full 2>err
+    [ $? -eq 6 ] && yes || no "a full standard output is exit code 6"
+fi
+
+# ---- The interrupt -----------------------------------------------------------------------------
+
+# start_long: a long run in the background that has done its first step
+start_long() {
+    rm -f long.*
+    "$D" solve -v -s dps steps=5000 -y y.npy -o long.png --trace long.tsv >out 2>err &
+    pid=$!
+    tries=0
+    until grep -q 'step 2/' err || [ $tries -gt 300 ]; do
+        sleep 0.1 2>/dev/null || sleep 1
+        tries=$((tries + 1))
+    done
+}
+start_long
+kill -INT $pid
+wait $pid
+[ $? -eq 5 ] && yes || no "an interrupt is exit code 5"
+exists long.png
+holds long.png.run '^info.status=interrupted$'
+exists long.tsv
+holds err "interrupted at step"
+good "the estimate is a picture" "$D" eval long.png face.png
+start_long
+kill -INT $pid
+kill -TERM $pid
+wait $pid
+[ $? -eq 5 ] && yes || no "two interrupts are exit code 5"
+ls ./*.tmp* >/dev/null 2>&1 && no "an interrupt left a temporary file" || yes
+
+echo "$pass passed, $fail failed"
+[ "$fail" -eq 0 ]
