@@ -212,8 +212,7 @@ typedef struct separable {
 /* Smallest 1-D singular value that the pseudo-inverse inverts (DDRM's threshold). */
 static const double SVD_FLOOR = 0.03;
 
-/* dense (rows x cols), double -> sparse, and its transpose. Weights become float32 whatever
-   the build, as in the official programs, so that float and double apply the same map. */
+/* dense (rows x cols), double -> sparse, and its transpose. */
 static di_status map1_make(di_ctx *ctx, map1 *m, map1 *t, const double *dense, int rows, int cols)
 {
     int taps = 0;
@@ -234,7 +233,7 @@ static di_status map1_make(di_ctx *ctx, map1 *m, map1 *t, const double *dense, i
                 double v = k ? dense[(size_t)j * cols + i] : dense[(size_t)i * cols + j];
                 if (v != 0) {
                     side[k]->index[used] = j;
-                    side[k]->weight[used++] = (di_real)(float)v;
+                    side[k]->weight[used++] = (di_real)v;
                 }
             }
             side[k]->start[i + 1] = used;

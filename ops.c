@@ -1248,14 +1248,14 @@ void di_tape_close(di_tape *tp)
 
 di_status di_tape_begin(di_tape *tp, void *base, size_t size, int keep)
 {
-    if (!tp->rec) {
+    if (!tp->rec)
         tp->rec = di_new(tp->ctx, MAX_RECS, sizeof *tp->rec);
+    if (!tp->arena.hole)
         tp->arena.hole = di_new(tp->ctx, MAX_HOLES, sizeof *tp->arena.hole);
-        if (!tp->rec || !tp->arena.hole)
-            return DI_EMEMORY;
-        tp->rec_cap = MAX_RECS;
-        tp->arena.cap = MAX_HOLES;
-    }
+    if (!tp->rec || !tp->arena.hole)
+        return DI_EMEMORY;
+    tp->rec_cap = MAX_RECS;
+    tp->arena.cap = MAX_HOLES;
     for (pool_chunk *c = tp->pool; c; c = c->next)
         c->used = 0;
     tp->dry = !base;
@@ -1452,9 +1452,13 @@ static int wants_wino(const di_ctx *ctx, const di_conv *w, int h, int wd)
 /* U = G g G^T of w (oc x ic, or its transpose), in double, packed [oc/16][36][ic][16]. */
 static di_real *wino_weights(di_ctx *ctx, const di_real *packed, int oc, int ic)
 {
-    static const double G[6][3] = { { 1.0 / 4, 0, 0 }, { -1.0 / 6, -1.0 / 6, -1.0 / 6 },
+    static const volatile double table[6][3] = { { 1.0 / 4, 0, 0 }, { -1.0 / 6, -1.0 / 6, -1.0 / 6 },
         { -1.0 / 6, 1.0 / 6, -1.0 / 6 }, { 1.0 / 24, 1.0 / 12, 1.0 / 6 },
         { 1.0 / 24, -1.0 / 12, 1.0 / 6 }, { 0, 0, 1 } };
+    double G[6][3]; /* unknown to the compiler: gcc 12 turns known +- pairs into fmaddsub even
+                       where contraction is off */
+    for (int i = 0; i < 18; i++)
+        G[i / 3][i % 3] = table[i / 3][i % 3];
     int ob = (oc + 15) / 16, ib = (ic + 15) / 16;
     di_real *u = di_new(ctx, (size_t)ob * ib * 36 * 256, sizeof *u);
     for (int o = 0; u && o < ob * 16; o++)

@@ -215,67 +215,74 @@ static di_status read_meta(loader *L)
     return DI_OK;
 }
 
-/* Index entries: names strictly ascending, sizes exact, ranges inside the data and disjoint. */
-static di_status read_index(loader *L)
+/* One index entry: its name after the previous one's, its size exact, its bytes in the data. */
+static di_status check_entry(loader *L, entry *e, const char *p, const entry *previous)
 {
     static const int item[5] = { 0, 4, 2, 2, 8 };
-    di_net *net = L->net;
-    const char *h = net->head, *index = h + u64(h + 40), *names = h + u64(h + 56);
-    uint64_t names_len = u64(h + 64), data = u64(h + 72), data_len = u64(h + 80);
-    uint32_t align = u32(h + 92);
-    net->entry = di_new(L->ctx, (size_t)net->entries + 1, sizeof *net->entry);
-    uint64_t *order = di_new(L->ctx, 2 * (size_t)net->entries + 1, sizeof *order);
-    if (!net->entry || !order)
-        return DI_EMEMORY;
-    for (int i = 0; i < net->entries; i++, index += 64) {
-        entry *e = &net->entry[i];
-        uint32_t name = u32(index + 16);
-        e->off = u64(index);
-        e->bytes = u64(index + 8);
-        e->name_len = (int)(u32(index + 20) & 0xffff);
-        e->dtype = (unsigned char)index[22];
-        e->rank = (unsigned char)index[23];
-        e->crc = u32(index + 56);
-        if (e->name_len < 1 || e->name_len > 255 || name > names_len
-            || (uint64_t)e->name_len > names_len - name)
-            return bad(L, "a tensor's name lies outside the names");
-        e->name = names + name;
-        for (int j = 0; j < e->name_len; j++)
-            if (e->name[j] < 33 || e->name[j] > 126)
-                return bad(L, "a tensor's name is not printable");
-        if (i) {
-            int m = e[-1].name_len < e->name_len ? e[-1].name_len : e->name_len;
-            int c = memcmp(e[-1].name, e->name, (size_t)m);
-            if (c > 0 || (c == 0 && e[-1].name_len >= e->name_len))
-                return bad(L, "tensor names are not in strictly ascending order");
-        }
-        if (e->dtype < 1 || e->dtype > 4 || e->rank > 4 || u32(index + 60))
-            return bad(L, "a tensor of unknown type or rank");
-        uint64_t product = 1;
-        for (int j = 0; j < 4; j++) {
-            e->dim[j] = u64(index + 24 + 8 * j);
-            if (e->dim[j] < 1 || (j >= e->rank && e->dim[j] != 1) || e->dim[j] > L->size / product)
-                return bad(L, "a tensor's shape is impossible");
-            product *= e->dim[j];
-        }
-        if (product > L->size / item[e->dtype] || e->bytes != product * item[e->dtype])
-            return bad(L, "a tensor's size does not fit its shape");
-        if (e->off % align || e->off < data || e->off - data > data_len
-            || e->bytes > data_len - (e->off - data))
-            return bad(L, "a tensor lies outside the data");
-        int at = i; /* sorted by offset: insertion, files are nearly in order or small */
-        for (; at > 0 && order[2 * at - 2] > e->off; at--) {
-            order[2 * at] = order[2 * at - 2];
-            order[2 * at + 1] = order[2 * at - 1];
-        }
-        order[2 * at] = e->off;
-        order[2 * at + 1] = e->bytes;
+    const char *h = L->net->head;
+    uint64_t names_len = u64(h + 64), data = u64(h + 72), data_len = u64(h + 80), product = 1;
+    uint32_t name = u32(p + 16);
+    e->off = u64(p);
+    e->bytes = u64(p + 8);
+    e->name_len = (int)(u32(p + 20) & 0xffff);
+    e->dtype = (unsigned char)p[22];
+    e->rank = (unsigned char)p[23];
+    e->crc = u32(p + 56);
+    if (e->name_len < 1 || e->name_len > 255 || name > names_len
+        || (uint64_t)e->name_len > names_len - name)
+        return bad(L, "a tensor's name lies outside the names");
+    e->name = h + u64(h + 56) + name;
+    for (int j = 0; j < e->name_len; j++)
+        if (e->name[j] < 33 || e->name[j] > 126)
+            return bad(L, "a tensor's name is not printable");
+    if (previous) {
+        int least = previous->name_len < e->name_len ? previous->name_len : e->name_len;
+        int c = memcmp(previous->name, e->name, (size_t)least);
+        if (c > 0 || (c == 0 && previous->name_len >= e->name_len))
+            return bad(L, "tensor names are not in strictly ascending order");
     }
-    for (int i = 1; i < net->entries; i++)
-        if (order[2 * i - 2] + order[2 * i - 1] > order[2 * i])
-            return bad(L, "two tensors overlap");
-    di_free(L->ctx, order);
+    if (e->dtype < 1 || e->dtype > 4 || e->rank > 4 || u32(p + 60))
+        return bad(L, "a tensor of unknown type or rank");
+    for (int j = 0; j < 4; j++) {
+        e->dim[j] = u64(p + 24 + 8 * j);
+        if (e->dim[j] < 1 || (j >= e->rank && e->dim[j] != 1) || e->dim[j] > L->size / product)
+            return bad(L, "a tensor's shape is impossible");
+        product *= e->dim[j];
+    }
+    if (product > L->size / item[e->dtype] || e->bytes != product * item[e->dtype])
+        return bad(L, "a tensor's size does not fit its shape");
+    if (e->off % u32(h + 92) || e->off < data || e->off - data > data_len
+        || e->bytes > data_len - (e->off - data))
+        return bad(L, "a tensor lies outside the data");
     return DI_OK;
+}
+
+/* All entries, and that no two overlap: sorted by offset, each ends before the next begins. */
+static di_status read_index(loader *L)
+{
+    di_net *net = L->net;
+    int n = net->entries;
+    net->entry = di_new(L->ctx, (size_t)n + 1, sizeof *net->entry);
+    const entry **order = di_new(L->ctx, (size_t)n + 1, sizeof *order);
+    for (int i = 0; net->entry && order && i < n && !L->ctx->status; i++) {
+        const char *p = net->head + u64(net->head + 40) + (size_t)64 * i;
+        entry *e = &net->entry[i];
+        check_entry(L, e, p, i ? e - 1 : NULL);
+        order[i] = e;
+    }
+    for (int gap = n / 2; order && !L->ctx->status && gap > 0; gap /= 2) /* Shell's sort */
+        for (int i = gap; i < n; i++) {
+            const entry *e = order[i];
+            int at = i;
+            for (; at >= gap && order[at - gap]->off > e->off; at -= gap)
+                order[at] = order[at - gap];
+            order[at] = e;
+        }
+    for (int i = 1; order && i < n && !L->ctx->status; i++)
+        if (order[i - 1]->off + order[i - 1]->bytes > order[i]->off)
+            bad(L, "two tensors overlap");
+    di_free(L->ctx, order);
+    return L->ctx->status;
 }
 
 /* ==== 3. Metadata to options ================================================================= */

@@ -488,7 +488,7 @@ static void test_npy_refusals(void)
         {"{'descr': '<f4', 'fortran_order': False, 'shape': (1,), ", "header"},
         {"{'descr': '<f4", "type"},
         {"", "header"},
-        {"{'descr': '<f4', 'fortran_order': False, 'shape': (4294967296, 4294967296, 4), }",
+        {"{'descr': '<f4', 'fortran_order': False, 'shape': (65536, 65536, 65536, 65536), }",
          "ends before"},
         {"{'descr': '<f4', 'fortran_order': False, 'shape': (18446744073709551617,), }",
          "shape"},
@@ -1424,6 +1424,11 @@ static void test_round_trips(void)
     check(!io_write(at("flat.png"), &a, NULL, NULL, 0) && size_of("flat.png") < 120,
           "a flat PNG");
     io_free(&a);
+    a = make_picture(1, 3, 64, 64, 9);
+    /* libpng and zlib at their best make 6363 bytes of it; 5 % more is as good */
+    check(!io_write(at("photo.png"), &a, NULL, NULL, 0) && size_of("photo.png") < 6680,
+          "a PNG of %zu bytes", size_of("photo.png"));
+    io_free(&a);
     empty_folder();
 }
 
@@ -1637,8 +1642,9 @@ static void test_metrics(void)
             check(s != s, "SSIM of piq below its window is NaN");
         else
             near(s, known[i].ssim_piq, 1e-12, "SSIM of piq");
-        check(pic_ssim(x, y, c, h, w) == pic_ssim(y, x, c, h, w), "SSIM is symmetric");
-        check(s != s || s == pic_ssim_piq(y, x, c, h, w), "SSIM of piq is symmetric");
+        near(pic_ssim(x, y, c, h, w), pic_ssim(y, x, c, h, w), 1e-14, "SSIM is symmetric");
+        if (s == s)
+            near(s, pic_ssim_piq(y, x, c, h, w), 1e-14, "SSIM of piq is symmetric");
         near(pic_ssim(x, x, c, h, w), 1, 1e-12, "SSIM(x,x)");
         if (s == s)
             near(pic_ssim_piq(y, y, c, h, w), 1, 1e-12, "SSIM(x,x) of piq");

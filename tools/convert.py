@@ -15,8 +15,8 @@ file's metadata, and qkv.order=legacy|new|edm. Keys left out take the values in 
 net.stem, net.emb, pred.channels and data.channels follow from the others. What shapes can tell
 is checked against IN.
 
-Nothing in IN is executed: its pickles go through the interpreter in chapter 3, which knows a few
-inert objects. Memory stays small whatever the size of IN. A refusal is one line on stderr.
+Nothing in IN is executed: its pickles go through the interpreter in chapter 3, which knows a
+few inert objects. Memory stays small whatever the size of IN. A refusal is one line on stderr.
 Exit status: 1 usage, 2 input file, 3 memory, 5 interrupted, 6 output.
 
 Chapters: 1 refusals and limits, 2 the input file, 3 pickles, 4 containers, 5 values, 6 which
@@ -44,7 +44,7 @@ CONVERTER = "diffinv convert.py 1"
 
 # ---- 1. Refusals and limits ------------------------------------------------------------------
 
-CHUNK = 1 << 18             # bytes read, converted and written at a time
+CHUNK = 1 << 18             # bytes handled at a time; a multiple of 8
 BLOCK = 1 << 25             # bytes of a strided tensor held at once
 MAX_PICKLE = 64 << 20       # bytes
 MAX_OPCODES = 8 << 20
@@ -58,7 +58,7 @@ MAX_ELEMENTS = 1 << 31
 MAX_EXPANDED = 1 << 24      # elements of a tensor that is larger than its storage
 MAX_JSON = 100 * 1000 * 1000
 MAX_DIRECTORY = 64 << 20    # a zip's central directory
-MAX_HEIGHT = 1 << 62        # any length in a file: far beyond files, far below surprises
+MAX_LENGTH = 1 << 62        # any length in a file: far beyond files, far below surprises
 MAX_SHOWN = 8               # offenders listed in one message
 
 
@@ -89,7 +89,7 @@ def shorten(items):
     return ", ".join(items[:MAX_SHOWN]) + (" and %d more" % more if more > 0 else "")
 
 
-def whole(value, limit=MAX_HEIGHT):
+def whole(value, limit=MAX_LENGTH):
     """True for a plain integer (not a bool) in 0..limit."""
     return type(value) is int and 0 <= value <= limit
 
@@ -103,7 +103,7 @@ FLOATS = ("f32", "f16", "bf16", "f64")
 
 
 class Storage:
-    """A run of values in the file, from byte `start` on; dtype None where each tensor has its own."""
+    """A run of values in the file, from byte `start`; dtype None: each tensor has its own."""
 
     def __init__(self, key, dtype, count, start=None, crc=None, packed=False):
         self.key, self.dtype, self.count, self.start = key, dtype, count, start
@@ -194,9 +194,9 @@ STORAGES = {"FloatStorage": "f32", "HalfStorage": "f16", "BFloat16Storage": "bf1
 TORCH_DTYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "float64": "f64",
                 "int64": "i64", "int32": "i32", "int16": "i16", "int8": "i8", "uint8": "u8",
                 "bool": "bool"}
-UTILS = "torch._utils"
 ALLOWED = ({("collections", "OrderedDict"), ("torch.storage", "UntypedStorage")}
-           | {(UTILS, "_rebuild_" + what) for what in ("tensor_v2", "tensor_v3", "parameter")}
+           | {("torch._utils", "_rebuild_" + what)
+              for what in ("tensor_v2", "tensor_v3", "parameter")}
            | {("torch", name) for name in itertools.chain(STORAGES, TORCH_DTYPES)})
 
 
@@ -215,7 +215,6 @@ class Pickle:
 
     def run(self):
         """The pickled object; self.at is then the first byte after it."""
-        self.source.read(self.at, 0)
         if self.take(1) != b"\x80" or not 2 <= self.take(1)[0] <= 5:
             self.fail("no pickle of protocol 2 to 5")
         for _ in range(MAX_OPCODES):
@@ -237,11 +236,8 @@ class Pickle:
         if count > self.end - self.at:
             self.fail("longer than %d bytes; refused" % MAX_PICKLE if self.capped else
                       "ends in the middle of an opcode; the file is truncated or damaged")
-        data = self.source.file.read(count)
-        if len(data) != count:
-            self.fail("the file is truncated")
         self.at += count
-        return data
+        return self.source.read(self.at - count, count)
 
     def number(self, form):
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]
@@ -394,7 +390,7 @@ class Pickle:
         if type(kind) is not Global or kind.name not in {"UntypedStorage", *STORAGES}:
             self.fail("storage of unknown type; refused")
         if type(key) is not str or not re.fullmatch("[0-9A-Za-z_]{1,64}", key):
-            self.fail("storage key %s; refused" % (show(key) if type(key) is str else "not text"))
+            self.fail("storage key that is not 1 to 64 letters and digits; refused")
         if type(location) is not str or not whole(count) or pid[5:] not in ((), (None,)):
             self.fail("storage %s has an unknown location, size or view; refused" % key)
         dtype = STORAGES.get(kind.name)
@@ -416,7 +412,8 @@ class Pickle:
             dtype = TORCH_DTYPES.get(kind.name) if type(kind) is Global else None
         if dtype is None or (kind is None) != (storage.dtype is not None):
             self.fail("tensor of unknown dtype; refused")
-        if metadata and metadata[0] is not None and (type(metadata[0]) is not dict or metadata[0]):
+        extra = metadata[0] if metadata else None
+        if extra is not None and (type(extra) is not dict or extra):
             self.fail("tensor with extra attributes (conjugate or negative view); refused")
         self.tensors += 1
         if self.tensors > MAX_TENSORS:
@@ -517,7 +514,7 @@ def load(source):
             source.fail(text)
     if head[:1] == b"\x80":
         return load_stream(source)
-    source.fail("no known checkpoint format; give a PyTorch file (zip or stream) or safetensors")
+    source.fail("no known checkpoint format; give a PyTorch file or .safetensors")
 
 
 def load_zip(source):
@@ -533,7 +530,7 @@ def load_zip(source):
         source.fail("saved on a big-endian machine; save it again on a little-endian one")
     main = records[root + "/data.pkl"]
     if main.nbytes > MAX_PICKLE:
-        source.fail("data.pkl of %d bytes; more than %d are refused" % (main.nbytes, MAX_PICKLE))
+        source.fail("data.pkl of %d bytes; the limit is %d" % (main.nbytes, MAX_PICKLE))
     source.verify(main)
     storages = {}
     pickle = Pickle(source, main.start, main.start + main.nbytes, storages, 5)
@@ -584,7 +581,7 @@ def zip_records(source):
 
 
 def zip_directory(source):
-    """Number of entries, start and end of the central directory: no comment, no gap, one disk."""
+    """Number of entries, start and end of the central directory; no comment, no gaps."""
     if source.size < 22:
         source.fail("zip: the file is truncated")
     end = source.size - 22
@@ -640,8 +637,8 @@ def zip_extra(source, name, fields, extra):
 
 
 def zip_local(source, name, raw, listed, start):
-    """Where the entry's data start, after comparing the local header with what the directory has
-    listed: flags, method, checksum, packed size, size."""
+    """Where the entry's data start. The local header must say what the directory has listed:
+    flags, method, checksum, packed size, size."""
     if start > source.size - 30:
         source.fail("zip: entry %s lies beyond the file; the file is damaged" % show(name))
     local = struct.unpack("<4s5H3I2H", source.read(start, 30))
@@ -682,7 +679,7 @@ def load_stream(source):
         objects.append(pickle.run())
         at = pickle.at
         if step == 0 and (type(objects[0]) is not int or objects[0] != MAGIC):
-            source.fail("a pickle, but no PyTorch checkpoint; save a state dict with torch.save")
+            source.fail("a pickle, but no PyTorch checkpoint; save one with torch.save")
         if step == 1 and (type(objects[1]) is not int or objects[1] != 1001):
             source.fail("stream: unknown version; save it again with a newer PyTorch")
         if step == 2 and (type(objects[2]) is not dict
@@ -778,7 +775,7 @@ def load_safetensors(source):
 
 # ---- 5. Values -------------------------------------------------------------------------------
 
-ITEMS = {1: "B", 2: "H", 4: "I", 8: "Q"}        # codes that move elements without a look at them
+ITEMS = {1: "B", 2: "H", 4: "I", 8: "Q"}        # codes to move elements unread
 
 
 def row_major(size):
@@ -789,11 +786,11 @@ def row_major(size):
 
 
 def values(source, tensor):
-    """The tensor's elements in row-major order, as the file has them: bytes, at most CHUNK a time."""
+    """The tensor's elements in row-major order, undecoded, at most CHUNK bytes a time."""
     if not tensor.count:
         return
     source.verify(tensor.storage)
-    dims = []                                   # (size, stride); neighbours merged where possible
+    dims = []                                   # (size, stride), neighbours merged if possible
     for n, s in zip(tensor.size, tensor.stride):
         if n == 1:
             continue
@@ -868,7 +865,7 @@ def to_f32(data, dtype):
 
 
 def f32_to_f16(data):
-    """Rounded to nearest, ties to even; OverflowError where a finite value gets out of range."""
+    """Rounded to nearest, ties to even; OverflowError where a finite value overflows."""
     count = len(data) // 4
     return struct.pack("<%de" % count, *struct.unpack("<%df" % count, data))
 
@@ -907,7 +904,7 @@ def bf16_item(word):
 
 
 def recode(data, old, new):
-    """Values of dtype `old` as f32, f16 or bf16; OverflowError as above. float64 is rounded twice."""
+    """Values of dtype `old` as f32, f16 or bf16, or OverflowError; float64 rounds twice."""
     if old == new:
         return data
     wide = to_f32(data, old)
@@ -1089,8 +1086,8 @@ PRESETS = {"ffhq_10m": FFHQ, "celebahq_p2": FFHQ, "imagenet256": IMAGENET,
 LICENSES = {
     "portraits64": "trained on photographs by Chris McAndrew / UK Parliament, CC BY 3.0 "
     "(https://creativecommons.org/licenses/by/3.0/), cropped and resized; on headshots of the "
-    "Civil Services project, (c) 2017, MIT licence; and on official portraits of members of the "
-    "United States Congress, works of the United States government",
+    "Civil Services project, (c) 2017, MIT licence; and on official portraits of members of "
+    "the United States Congress, works of the United States government",
 }
 UNSTATED = "see the publisher of the checkpoint"
 
@@ -1108,10 +1105,10 @@ def config_file(path):
     where = "config " + show(os.path.basename(path))
     try:
         with open(path, "rb") as file:
-            text = file.read(CHUNK + 1).decode("utf-8")
+            text = file.read(MAX_STRING + 1).decode("utf-8")
     except (OSError, ValueError) as error:
         raise Refusal("%s: cannot read: %s" % (where, reason(error)))
-    if len(text) > CHUNK:
+    if len(text) > MAX_STRING:
         raise Refusal("%s: too long" % where)
     pairs = {}
     for line_number, line in enumerate(text.split("\n"), 1):
@@ -1361,7 +1358,7 @@ def bind(source, tensors, config):
     for telltale, family, table in FAMILIES:
         if telltale in tensors:
             if table is None:
-                source.fail("a network in %s layout; give one in guided-diffusion layout" % family)
+                source.fail("a network in %s layout; give a guided-diffusion one" % family)
             names = table
     parts = graph(config)
     theirs = names([name for name, _ in parts])
@@ -1395,7 +1392,7 @@ def bind(source, tensors, config):
 
 
 def new_order(view, config, name):
-    """Rows of q, k, v in the order j*C + h*d + c: the same storage, seen as (j, h, c, columns)."""
+    """Rows in the order j*C + h*d + c: the same storage, seen as (j, h, c, columns)."""
     channels = view.size[0] // 3
     heads = config.heads(name.split(".qkv.")[0], channels)
     order = config.get("qkv.order")
@@ -1424,7 +1421,7 @@ def padded(size, align=ALIGN):
 
 
 class Output:
-    """A file written beside its final name and renamed when complete; removed on any failure."""
+    """A file written beside its final name, renamed when complete, removed on any failure."""
 
     def __init__(self, path):
         self.path = os.path.realpath(path)
@@ -1580,6 +1577,8 @@ def convert(source, tensors, entry, config, args):
 
 def run(argv):
     args = arguments(argv)
+    if args.list and sys.stdout is None:
+        raise Refusal("standard output is closed", 6)
     if not args.list:
         config = preset(args.preset) if args.preset else config_file(args.config)
     source = Source(args.input)
@@ -1596,13 +1595,13 @@ def interrupted(*_):
     raise KeyboardInterrupt
 
 
-def main():
+def main(argv):
     signal.signal(signal.SIGTERM, interrupted)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.reconfigure(errors="backslashreplace")
     try:
-        run(sys.argv[1:])
+        run(argv)
         return 0
     except Refusal as refusal:
         text, code = str(refusal), refusal.code
@@ -1622,4 +1621,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* ==== Numbers and the machine =============================================================== */
+/* ==== Numbers and the machine =========================================================== */
 
 int input_seed(cmd *c, uint64_t *seed)
 {
@@ -24,8 +24,8 @@ int input_int(cmd *c, const char *key, const char *otherwise, int lo, int hi, in
 {
     const char *given = otherwise ? cmd_or(c, key, otherwise) : cmd_get(c, key);
     if (given && make_int(given, strlen(given), lo, hi, value))
-        return di_fail(c->ctx, DI_EUSAGE, "%s=%s: give a whole number, %d to %d", key, given, lo,
-                       hi);
+        return di_fail(c->ctx, DI_EUSAGE, "%s=%s: give a whole number, %d to %d", key, given,
+                       lo, hi);
     return 0;
 }
 
@@ -34,7 +34,8 @@ int input_size(cmd *c, int *h, int *w)
     const char *given = cmd_get(c, "size");
     *h = *w = 0;
     if (given && make_size(given, h, w))
-        return di_fail(c->ctx, DI_EUSAGE, "--size %s: give HxW in pixels, such as 64x64", given);
+        return di_fail(c->ctx, DI_EUSAGE, "--size %s: give HxW in pixels, such as 64x64",
+                       given);
     return 0;
 }
 
@@ -45,10 +46,9 @@ int input_machine(cmd *c)
     const char *numerics = cmd_get(c, "numerics"), *isa = cmd_get(c, "isa");
     if (input_int(c, "threads", NULL, 1, 1024, &threads))
         return DI_EUSAGE;
-    if (numerics && !strcmp(numerics, "fast"))
-        return di_fail(c->ctx, DI_EUSAGE, "--numerics fast is not built in this version: use exact");
-    if (numerics && strcmp(numerics, "exact"))
-        return di_fail(c->ctx, DI_EUSAGE, "--numerics %s: did you mean exact?", numerics);
+    if (numerics && strcmp(numerics, "exact") && strcmp(numerics, "fast"))
+        return di_fail(c->ctx, DI_EUSAGE, "--numerics %s: exact or fast", numerics);
+    di_set_fast(c->ctx, numerics && !strcmp(numerics, "fast"));
     di_set_threads(c->ctx, threads);
     return isa ? (int)di_set_isa(c->ctx, isa) : 0;
 }
@@ -76,8 +76,8 @@ int input_numbers(cmd *c, const char *key, const char *value, size_t n, double *
         return code;
     size_t count = a.n * a.c * a.h * a.w;
     if (count != n)
-        code = di_fail(c->ctx, DI_EINPUT, "%s: it holds %zu numbers: give %zu, one for each image",
-                       value, count, n);
+        code = di_fail(c->ctx, DI_EINPUT, "%s: it holds %zu numbers: give %zu, one for each "
+                       "image", value, count, n);
     for (size_t i = 0; !code && i < n; i++)
         out[i] = (double)a.v[i];
     io_free(&a);
@@ -89,8 +89,8 @@ int input_labels(cmd *c, const weights *w, size_t n, int **labels)
     const char *value = cmd_get(c, "label");
     *labels = NULL;
     if (!w->classes && value)
-        return di_fail(c->ctx, DI_EUSAGE, "--label %s: %s knows no classes; leave it out", value,
-                       w->path);
+        return di_fail(c->ctx, DI_EUSAGE, "--label %s: %s knows no classes; leave it out",
+                       value, w->path);
     if (!w->classes)
         return 0;
     if (!value)
@@ -99,7 +99,8 @@ int input_labels(cmd *c, const weights *w, size_t n, int **labels)
     double *number = malloc(n * sizeof *number);
     *labels = malloc(n * sizeof **labels);
     int code = number && *labels ? input_numbers(c, "--label", value, n, number)
-                                 : (int)di_fail(c->ctx, DI_EMEMORY, "no memory for %zu labels", n);
+                                 : (int)di_fail(c->ctx, DI_EMEMORY, "no memory for %zu labels",
+                                                n);
     for (size_t i = 0; !code && i < n; i++) {
         if (!(number[i] >= 0 && number[i] < w->classes) || number[i] != (int)number[i])
             code = di_fail(c->ctx, DI_EUSAGE, "--label %s: give a class, 0 to %d", value,
@@ -115,7 +116,7 @@ int input_labels(cmd *c, const weights *w, size_t n, int **labels)
     return code;
 }
 
-/* ==== Weights ===============================================================================
+/* ==== Weights ==============================================================================
 
    A prior that ships is named without its ending and looked for beside the command (a source
    tree), in the place of an installation, and first of all where DIFFINV_WEIGHTS says. */
@@ -209,8 +210,8 @@ int weights_open(cmd *c, const char *name, unsigned flags, weights *w)
     struct stat st;
     memset(w, 0, sizeof *w);
     if (!strncmp(name, "gauss:", 6) || !strncmp(name, "mixture:", 8))
-        return di_fail(c->ctx, DI_EUSAGE, "-w %s: analytic priors are unknown to this version: give "
-                       "a weight file", name);
+        return di_fail(c->ctx, DI_EUSAGE, "-w %s: analytic priors are unknown to this version: "
+                       "give a weight file", name);
     if (weights_find(c, name, w->path))
         return di_fail(c->ctx, DI_EINPUT, "-w %s: no such file, and no prior of that name: see "
                        "diffinv list priors, or set DIFFINV_WEIGHTS to their folder", name);
@@ -246,12 +247,14 @@ int weights_size(cmd *c, const weights *w, int h, int width)
         return di_fail(c->ctx, DI_EINPUT, "%dx%d does not suit the prior %s, whose sides are "
                        "multiples of %d: the nearest sizes are %dx%d and %dx%d%s", h, width,
                        cmd_or(c, "weights", "portraits64"), m, down_h, down_w, up_h, up_w,
-                       c->bit & (V_MEASURE | V_SOLVE) ? "; bring the picture to one with --fit "
-                       "crop|pad|resize (before it is measured)" : "");
+                       c->bit == V_MEASURE ? "; give --fit crop|pad|resize, or -w none to "
+                       "measure it as it is" : c->bit != V_SOLVE ? "" : cmd_get(c, "input") ?
+                       "; give --fit crop|pad|resize" :
+                       "; measure it again with --fit crop|pad|resize");
     return 0;
 }
 
-/* ==== Pictures ============================================================================== */
+/* ==== Pictures ========================================================================== */
 
 static int repeat_grey(cmd *c, const char *path, io_array *a)
 {
@@ -286,8 +289,8 @@ static int fit_picture(cmd *c, const char *path, const weights *w, io_array *a)
     if (!how)
         return 0;
     if (!h && !w)
-        return di_fail(c->ctx, DI_EUSAGE, "--fit %s needs --size HxW, or -w and a prior to fit to",
-                       how);
+        return di_fail(c->ctx, DI_EUSAGE, "--fit %s needs --size HxW, or -w and a prior to fit "
+                       "to", how);
     if (!h) {
         int m = w->multiple, up = strcmp(how, "pad") ? 0 : m - 1;
         h = ((int)a->h + up) / m * m;
@@ -295,8 +298,8 @@ static int fit_picture(cmd *c, const char *path, const weights *w, io_array *a)
         if (!strcmp(how, "resize") && w->trained)
             h = width = w->trained;
         if (!h || !width)
-            return di_fail(c->ctx, DI_EINPUT, "%s: %zux%zu is too small to crop to a multiple of "
-                           "%d: use --fit pad or resize", path, a->h, a->w, m);
+            return di_fail(c->ctx, DI_EINPUT, "%s: %zux%zu is too small to crop to a multiple "
+                           "of %d: use --fit pad or resize", path, a->h, a->w, m);
     }
     cmd_detail(c, "%s: %zux%zu brought to %dx%d by %s", path, a->h, a->w, h, width, how);
     int code = pic_fit(a, how, (size_t)h, (size_t)width, err, sizeof err);
@@ -310,8 +313,9 @@ int input_pictures(cmd *c, const char *path, const weights *w, io_array *a)
         code = repeat_grey(c, path, a);
     if (!code && w && a->c != (size_t)w->in)
         code = di_fail(c->ctx, DI_EINPUT, "%s has %zu channel%s, the prior %s has %d: give a "
-                       "picture that has as many, or another -w", path, a->c,
-                       a->c == 1 ? "" : "s", cmd_or(c, "weights", "portraits64"), w->in);
+                       "picture that has as many, or another -w%s", path, a->c,
+                       a->c == 1 ? "" : "s", cmd_or(c, "weights", "portraits64"), w->in,
+                       c->bit == V_MEASURE ? " (none: as it is)" : "");
     if (!code && (a->h > 1 << 16 || a->w > 1 << 16))
         code = di_fail(c->ctx, DI_EINPUT, "%s: %zux%zu is larger than 65536 a side", path, a->h,
                        a->w);
@@ -324,7 +328,7 @@ int input_pictures(cmd *c, const char *path, const weights *w, io_array *a)
     return code;
 }
 
-/* ==== Problems and solvers ================================================================== */
+/* ==== Problems and solvers ============================================================== */
 
 /* Whether two values say the same: equal texts, or equal numbers. */
 static int same_value(const char *a, const char *b)
@@ -349,15 +353,15 @@ static int check_record(cmd *c, const make_spec *spec, const settings *record, c
     const make_kind *kind = spec->kind;
     const char *name = settings_get(record, "problem");
     if (name && strcmp(name, kind->name))
-        return di_fail(c->ctx, DI_EUSAGE, "-p %s, but %s says the measurement is of '%s': leave -p "
-                       "out, or give another -y", kind->name, path, name);
+        return di_fail(c->ctx, DI_EUSAGE, "-p %s, but %s says the measurement is of '%s': "
+                       "leave -p out, or give another -y", kind->name, path, name);
     for (int i = 0; i < MAKE_PARAMS && kind->param[i].key; i++) {
         char key[64];
         snprintf(key, sizeof key, "problem.%s", kind->param[i].key);
         const char *was = settings_get(record, key), *is = spec->value[i];
         if (was && is && !same_value(was, is))
-            return di_fail(c->ctx, DI_EUSAGE, "-p %s %s=%s, but %s says %s=%s: leave it out, or "
-                           "measure again", kind->name, kind->param[i].key, is, path,
+            return di_fail(c->ctx, DI_EUSAGE, "-p %s %s=%s, but %s says %s=%s: leave it out, "
+                           "or measure again", kind->name, kind->param[i].key, is, path,
                            kind->param[i].key, was);
     }
     return 0;
@@ -369,8 +373,8 @@ int input_problem(cmd *c, const settings *record, const char *path, make_spec *s
     if (record)
         recorded = settings_get(record, "problem");
     if (!name && !recorded)
-        return di_fail(c->ctx, DI_EUSAGE, "%s needs -p and a problem: see diffinv list problems",
-                       c->verb);
+        return di_fail(c->ctx, DI_EUSAGE, "%s needs -p and a problem: see diffinv list "
+                       "problems", c->verb);
     int code = spec_from(c, &c->set, spec, name ? name : recorded);
     if (!code && record)
         code = check_record(c, spec, record, path);
@@ -402,12 +406,12 @@ int input_solver(cmd *c, const char *otherwise, unsigned needs, const di_solver 
     for (const di_solver *s; n < 64 && (s = di_solver_at(n)) != NULL; n++)
         words[n] = s->name;
     if (!*solver)
-        return di_fail(c->ctx, DI_EUSAGE, "no solver is named '%s': did you mean '%s'? See diffinv "
-                       "list solvers", name, di_nearest(name, words, n));
+        return di_fail(c->ctx, DI_EUSAGE, "no solver is named '%s': did you mean '%s'? See "
+                       "diffinv list solvers", name, di_nearest(name, words, n));
     if (((*solver)->needs ^ needs) & DI_NEEDS_PROBLEM)
-        return di_fail(c->ctx, DI_EUSAGE, needs ? "-s %s only draws samples: say diffinv sample -s "
-                       "%s, or solve with dps" : "-s %s solves a problem: say diffinv solve -s %s "
-                       "-y FILE, or sample with ddim", name, name);
+        return di_fail(c->ctx, DI_EUSAGE, needs ? "-s %s only draws samples: say diffinv "
+                       "sample -s %s, or solve with dps" : "-s %s solves a problem: say "
+                       "diffinv solve -s %s -y FILE, or sample with ddim", name, name);
     for (int i = 0; i < c->set.n; i++) {
         char where[64];
         snprintf(where, sizeof where, "solver %s", (*solver)->name);

@@ -571,10 +571,9 @@ static const unsigned char LENGTH_ORDER[19] = {16, 17, 18, 0, 8,  7, 9,  6, 10, 
 #define FAST_BITS 10
 
 typedef struct {
-    uint16_t
-        fast[1 << FAST_BITS]; /* by the next bits: symbol << 4 | length; 0: a longer code */
-    uint16_t count[16];       /* codes of each length */
-    uint16_t symbol[288];     /* in the order of their codes */
+    uint16_t fast[1 << FAST_BITS]; /* by the next bits: symbol << 4 | length; 0: longer code */
+    uint16_t count[16];            /* codes of each length */
+    uint16_t symbol[288];          /* in the order of their codes */
 } huffman;
 
 typedef struct {
@@ -699,8 +698,8 @@ static void inflate_stored(inflater *s)
 static void read_codes(inflater *s, huffman *literal, huffman *distance)
 {
     unsigned char length[320];
-    unsigned nliteral = take(s, 5) + 257, ndistance = take(s, 5) + 1, ncode = take(s, 4) + 4,
-             n = 0;
+    unsigned nliteral = take(s, 5) + 257, ndistance = take(s, 5) + 1;
+    unsigned ncode = take(s, 4) + 4, n = 0;
     if (nliteral > 286 || ndistance > 30) {
         s->wrong = "a set of codes is impossible";
         return;
@@ -972,6 +971,22 @@ static int nearest(int left, int up, int corner)
     return to_up <= to_corner ? up : corner;
 }
 
+/* What filter 0..4 expects of a byte, from its neighbours. */
+static int predict(int filter, int left, int up, int corner)
+{
+    switch (filter) {
+    case 1:
+        return left;
+    case 2:
+        return up;
+    case 3:
+        return (left + up) / 2;
+    case 4:
+        return nearest(left, up, corner);
+    }
+    return 0;
+}
+
 /* Undoes one row's filter in place. row, above: n bytes (above NULL for the first row);
  * unit: bytes to the pixel on the left. */
 static void unfilter(unsigned char *row, const unsigned char *above, size_t n, size_t unit,
@@ -980,11 +995,7 @@ static void unfilter(unsigned char *row, const unsigned char *above, size_t n, s
     for (size_t i = 0; i < n; i++) {
         int left = i >= unit ? row[i - unit] : 0, up = above ? above[i] : 0;
         int corner = i >= unit && above ? above[i - unit] : 0;
-        int guess = filter == 1   ? left
-                    : filter == 2 ? up
-                    : filter == 3 ? (left + up) / 2
-                    : filter == 4 ? nearest(left, up, corner)
-                                  : 0;
+        int guess = predict(filter, left, up, corner);
         row[i] = (unsigned char)(row[i] + guess);
     }
 }
@@ -1134,8 +1145,7 @@ static int read_pnm(io_array *a, const unsigned char *file, size_t n, const repo
     size_t w = 0, h = 0, max = 0, c = file[1] == '3' || file[1] == '6' ? 3 : 1;
     int plain = file[1] <= '3';
     if (!pnm_size(&s, &w, &h) || !pnm_number(&s, 65535, &max) || !max)
-        return pnm_bad(
-            r, "its header is wrong, or its size is beyond 65536 a side or 2^28 pixels");
+        return pnm_bad(r, "its header is wrong or its size beyond 65536 a side, 2^28 pixels");
     if (s.p == s.end || !is_space(*s.p++))
         return pnm_bad(r, "its header is wrong");
     size_t bytes = max > 255 ? 2 : 1, count = w * h * c;
@@ -1188,8 +1198,7 @@ static int read_pfm(io_array *a, const unsigned char *file, size_t n, const repo
     cursor s = {(const char *)file + 2, (const char *)file + n};
     size_t w = 0, h = 0, c = file[1] == 'F' ? 3 : 1;
     if (!pnm_size(&s, &w, &h))
-        return pnm_bad(
-            r, "its header is wrong, or its size is beyond 65536 a side or 2^28 pixels");
+        return pnm_bad(r, "its header is wrong or its size beyond 65536 a side, 2^28 pixels");
     int sign = pfm_scale(&s);
     if (!sign || s.p == s.end || !is_space(*s.p))
         return pnm_bad(r, "its header is wrong");
@@ -1251,7 +1260,6 @@ static const struct {
     {0, 6, "SIMPLE", "a FITS file",
      "python3 -c \"import astropy.io.fits as f,numpy; numpy.save('out.npy', "
      "f.getdata('in.fits'))\""},
-    {0, 4, "\211UNW", "a weight file of this program", "-w in.unw (it is no picture)"},
     {0, 14, "\200\002\212\012l\374\234F\371 j\250P\031", "a PyTorch checkpoint",
      "tools/convert.py in.pt out.unw"},
     {0, 2, "\037\213", "compressed with gzip", "gunzip in.gz"},
@@ -1287,6 +1295,8 @@ static int refuse(const unsigned char *head, size_t n, const report *r)
         return fail(r, IO_BAD, "is empty; copy or export the file again");
     if (n >= 4 && !memcmp(head, "PK\3\4", 4))
         return refuse_zip(head, n, r);
+    if (n >= 4 && !memcmp(head, "\211UNW", 4))
+        return fail(r, IO_BAD, "is a weight file, not a picture or array; give it with -w");
     for (size_t i = 0; i < sizeof OTHER / sizeof *OTHER; i++)
         if (n >= OTHER[i].at + OTHER[i].len &&
             !memcmp(head + OTHER[i].at, OTHER[i].magic, OTHER[i].len))
@@ -1299,9 +1309,9 @@ static int refuse(const unsigned char *head, size_t n, const report *r)
     if (n >= 2 && head[0] == 0x80 && head[1] <= 5)
         return fail(r, IO_BAD,
                     "is a Python pickle; save its array with numpy.save as float32 or uint8");
-    return fail(
-        r, IO_BAD,
-        "is not an NPY, PNG, PPM, PGM or PFM file; convert it first: magick in out.png");
+    return fail(r, IO_BAD,
+                "is not an NPY, PNG, PPM, PGM or PFM file; convert it first: "
+                "magick in out.png");
 }
 
 int io_read(io_array *a, const char *path, char *err, size_t errlen)
@@ -1371,8 +1381,7 @@ typedef struct {
 static int fail_output(const report *r, int error)
 {
     return fail(r, IO_OUTPUT,
-                "cannot write it (%s); check the folder, its permissions and the space "
-                "left",
+                "cannot write it (%s); check the folder, its permissions and the free space",
                 error ? strerror(error) : "the device took less than all");
 }
 
@@ -1462,6 +1471,7 @@ int io_write_text(const char *path, const char *bytes, size_t len, char *err, si
 #define HASH_BITS 15
 #define CHAIN 256u  /* candidates looked at for one position */
 #define ENOUGH 128u /* a match of this length ends the search */
+#define SHORTEST 6u /* in filtered pictures shorter matches cost more than their literals */
 #define BLOCK_TOKENS 16384u
 
 typedef struct {
@@ -1758,16 +1768,17 @@ static void flush_block(deflater *s, size_t end, unsigned last)
     s->ntoken = 0;
 }
 
+/* The chain of all texts that begin with (about) the same SHORTEST bytes. */
 static uint32_t *chain_of(deflater *s, size_t at)
 {
     const unsigned char *p = s->in + at;
-    uint32_t key = (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16;
-    return s->head + (key * 2654435761u >> (32 - HASH_BITS));
+    uint32_t key = (be32(p) * 2654435761u) ^ (((uint32_t)p[4] << 8 | p[5]) * 2246822519u);
+    return s->head + (key >> (32 - HASH_BITS));
 }
 
 static void insert(deflater *s, size_t at)
 {
-    if (s->len - at < 3)
+    if (s->len - at < SHORTEST)
         return;
     uint32_t *head = chain_of(s, at);
     s->prev[at % WINDOW] = *head;
@@ -1778,7 +1789,7 @@ static void insert(deflater *s, size_t at)
 static unsigned search(deflater *s, size_t at, unsigned best, unsigned *distance)
 {
     unsigned most = s->len - at < 258 ? (unsigned)(s->len - at) : 258, found = 0;
-    if (most < 3 || best >= most || best >= ENOUGH)
+    if (most < SHORTEST || best >= most || best >= ENOUGH)
         return 0;
     const unsigned char *here = s->in + at;
     uint32_t next = *chain_of(s, at);
@@ -1792,8 +1803,7 @@ static unsigned search(deflater *s, size_t at, unsigned best, unsigned *distance
             unsigned n = 0;
             while (n < most && there[n] == here[n])
                 n++;
-            /* three bytes from far away cost more than three literals */
-            if (n > best && (n > 3 || (n == 3 && at - from <= 4096))) {
+            if (n > best && n >= SHORTEST) {
                 best = found = n;
                 *distance = (unsigned)(at - from);
                 if (n == most || n >= ENOUGH)
@@ -1898,11 +1908,7 @@ static void filter_row(unsigned char *out, const unsigned char *row, const unsig
     for (size_t i = 0; i < n; i++) {
         int left = i >= unit ? row[i - unit] : 0, up = above ? above[i] : 0;
         int corner = i >= unit && above ? above[i - unit] : 0;
-        int guess = filter == 1   ? left
-                    : filter == 2 ? up
-                    : filter == 3 ? (left + up) / 2
-                    : filter == 4 ? nearest(left, up, corner)
-                                  : 0;
+        int guess = predict(filter, left, up, corner);
         out[i] = (unsigned char)(row[i] - guess);
     }
 }

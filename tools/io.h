@@ -43,16 +43,17 @@ int io_read(io_array *a, const char *path, char *err, size_t errlen);
 
 /* Writes a by the extension of path: .npy .png .ppm .pgm .pfm. The file appears whole or not at
  * all. NPY: float, (C,H,W) if n is 1, else (N,C,H,W). PNG, PPM and PGM: 8 bits,
- * round((x+1)*127.5) clamped, NaN -> 0; several pictures become io_grid(zoom 1, gap 2). text, for
- * a PNG, or NULL: key, value, key, value, ..., NULL (UTF-8; a key is 1..79 printable ASCII
- * characters). */
+ * round((x+1)*127.5) clamped, NaN -> 0; several pictures become io_grid(zoom 1, gap 2).
+ * text, for a PNG, or NULL: key, value, key, value, ..., NULL (UTF-8; a key is 1..79 printable
+ * ASCII characters). */
 int io_write(const char *path, const io_array *a, const char *const *text, char *err,
              size_t errlen);
 
 /* The same atomic writing for any bytes. A device or a pipe is written to directly. */
 int io_write_text(const char *path, const char *bytes, size_t len, char *err, size_t errlen);
 
-/* Reads a whole file of at most cap bytes; *out has a closing NUL not counted in *len; free it. */
+/* Reads a whole file of at most cap bytes; *out has a closing NUL not counted in *len; free
+ * it. */
 int io_read_text(const char *path, char **out, size_t *len, size_t cap, char *err,
                  size_t errlen);
 

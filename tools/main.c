@@ -6,7 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* ==== The verbs and their help ==============================================================
+/* ==== The verbs and their help =============================================================
 
    Each help fits a screen of 24 lines and shows a line that works. */
 
@@ -88,7 +88,7 @@ static const char help_eval[] =
 static const char help_info[] =
     "diffinv info [-w WEIGHTS] [-s SOLVER key=value...] [--size HxW]\n"
     "\n"
-    "Shows a network: shape, schedule, cost of a pass, the bytes that a run will need, licence.\n"
+    "Shows a network: shape, schedule, cost of a pass, the bytes a run will need, licence.\n"
     "\n"
     "  -w WEIGHTS               a file or the name of a prior (portraits64)\n"
     "  -s SOLVER key=value...   also its working memory; -p PROBLEM says for which problem\n"
@@ -163,8 +163,8 @@ const char *verb_names(unsigned bits)
 
 static void help(FILE *f)
 {
-    fputs("diffinv " DI_VERSION ": inverse problems, solved with a diffusion model as the prior\n\n",
-          f);
+    fputs("diffinv " DI_VERSION
+          ": inverse problems, solved with a diffusion model as the prior\n\n", f);
     for (int i = 0; i < VERBS; i++)
         fprintf(f, "  diffinv %-8s %s\n", verbs[i].name, verbs[i].title);
     fputs("\n"
@@ -172,10 +172,11 @@ static void help(FILE *f)
           "  diffinv measure -p inpaint mask=box:24 -i face.png --fit resize -o y.npy\n"
           "  diffinv solve -s dps steps=250 -y y.npy -o out.png --sheet sheet.png\n"
           "\n"
-          "Exit codes: 1 usage, 2 input file, 3 memory, 4 numbers, 5 interrupted, 6 output\n", f);
+          "Exit codes: 1 usage, 2 input file, 3 memory, 4 numbers, 5 interrupted, 6 output\n",
+          f);
 }
 
-/* ==== Signals ===============================================================================
+/* ==== Signals ==============================================================================
 
    While a solver runs, the first interrupt asks it to stop at the end of its step, so that the
    estimate can be written. At any other time, and at the second, nothing is to be kept. */
@@ -210,7 +211,7 @@ static void catch_signals(void)
     sigaction(SIGHUP, &a, NULL);
 }
 
-/* ==== Start and end ========================================================================= */
+/* ==== Start and end ===================================================================== */
 
 static const struct verb *find_verb(const char *name)
 {
@@ -272,8 +273,8 @@ static int run_verb(const struct verb *v, cmd *c, int argc, char **argv)
 
 /* Threads that spin while they wait take the very processor that they wait for when the machine
    has other work (measured: eleven times slower on a busy pair of cores). The OpenMP runtime
-   reads its waiting policy once, before main, so the command starts itself again with the patient
-   one, unless the user has chosen. */
+   reads its waiting policy once, before main, so the command starts itself again with the
+   patient one, unless the user has chosen. */
 static void wait_patiently(char **argv)
 {
 #ifdef _OPENMP

@@ -125,7 +125,7 @@ di_status make_check(di_ctx *ctx, const char *where, const di_param *table, cons
              : unknown_key(ctx, where, table, DI_MAX_PARAM, key, NULL);
 }
 
-/* ==== Masks =================================================================================
+/* ==== Masks ================================================================================
 
    One mask (h,w) serves all channels and all pictures. Draws come from the generator's mask
    stream, element i of draw 0, so a mask is a pure function of its text, its size and pseed. */
@@ -146,8 +146,8 @@ static di_status draw_place(di_ctx *ctx, const char *text, const char *margin, u
         return di_fail(ctx, DI_EUSAGE, "problem inpaint: margin=%s: give auto or pixels",
                        margin);
     if (h - 2 * m - bh < 1 || w - 2 * m - bw < 1)
-        return di_fail(ctx, DI_EUSAGE, "problem inpaint: mask=%s does not fit into %dx%d with a "
-                       "margin of %d: give a smaller box or margin=", text, h, w, m);
+        return di_fail(ctx, DI_EUSAGE, "problem inpaint: mask=%s does not fit into %dx%d with "
+                       "a margin of %d: give a smaller box or margin=", text, h, w, m);
     *t = m + (int)draw_below(0, pseed, (size_t)(h - 2 * m - bh));
     *l = m + (int)draw_below(1, pseed, (size_t)(w - 2 * m - bw));
     return DI_OK;
@@ -161,8 +161,8 @@ static di_status mask_box(di_ctx *ctx, const char *text, const char *at, const c
         return di_fail(ctx, DI_EUSAGE, "problem inpaint: mask=%s: give box:S or box:HxW, in "
                        "pixels", text);
     if (bh > h || bw > w)
-        return di_fail(ctx, DI_EUSAGE, "problem inpaint: mask=%s is larger than the %dx%d image",
-                       text, h, w);
+        return di_fail(ctx, DI_EUSAGE, "problem inpaint: mask=%s is larger than the %dx%d "
+                       "image", text, h, w);
     int t = (h - bh) / 2, l = (w - bw) / 2;
     if (!strcmp(at, "rand")) {
         di_status s = draw_place(ctx, text, margin, pseed, h, w, bh, bw, &t, &l);
@@ -223,8 +223,8 @@ static di_status mask_values(di_ctx *ctx, const char *path, const io_array *a, d
         di_real v = a->v[i];
         mask[i] = bits ? v != -1 : v == 1;
         if (!bits && v != 1 && v != (a->picture ? -1 : 0))
-            return di_fail(ctx, DI_EINPUT, "%s: a mask holds only black and white (arrays: 0 and "
-                           "1), not %s at row %zu, column %zu", path,
+            return di_fail(ctx, DI_EINPUT, "%s: a mask holds only black and white (arrays: 0 "
+                           "and 1), not %s at row %zu, column %zu", path,
                            a->picture ? "grey" : "other values", i / a->w, i % a->w);
         for (size_t c = 1; c < a->c; c++)
             if (a->v[c * n + i] != v)
@@ -243,9 +243,10 @@ static di_status mask_file(di_ctx *ctx, const char *path, int h, int w, di_real 
         return di_fail(ctx, (di_status)code, "%s", err);
     di_status s = DI_OK;
     if (a.n != 1 || a.h != (size_t)h || a.w != (size_t)w)
-        s = di_fail(ctx, DI_EINPUT, "%s: the mask is %zux%zu%s, the image %dx%d: give a mask of "
-                    "%dx%d, or fit the image to it with --size %zux%zu --fit crop|pad|resize",
-                    path, a.h, a.w, a.n > 1 ? " (several)" : "", h, w, h, w, a.h, a.w);
+        s = di_fail(ctx, DI_EINPUT, "%s: the mask is %zux%zu%s, the image %dx%d: give a mask "
+                    "of %dx%d, or fit the image to it with --size %zux%zu --fit "
+                    "crop|pad|resize", path, a.h, a.w, a.n > 1 ? " (several)" : "", h, w, h, w,
+                    a.h, a.w);
     else
         s = mask_values(ctx, path, &a, mask);
     io_free(&a);
@@ -258,19 +259,19 @@ di_status make_mask(di_ctx *ctx, const char *text, const char *at, const char *m
     if (!strncmp(text, "box:", 4))
         return mask_box(ctx, text, at, margin, pseed, h, w, mask);
     if (strcmp(at, "center"))
-        return di_fail(ctx, DI_EUSAGE, "problem inpaint: at=%s places a box, but mask=%s is none",
-                       at, text);
+        return di_fail(ctx, DI_EUSAGE, "problem inpaint: at=%s places a box, but mask=%s is "
+                       "none", at, text);
     if (!strncmp(text, "random:", 7))
         return mask_random(ctx, text, pseed, h, w, mask);
     return mask_file(ctx, text, h, w, mask);
 }
 
-/* ==== The problem table ======================================================================
+/* ==== The problem table ====================================================================
 
    What the command knows of every problem: names, defaults with their source, and what exists
    besides the forward map. */
 
-#define NOISE                                                                                   \
+#define NOISE                                                                                  \
     {"sigma", "0.05", "0..100", "noise level on [-1,1]; sigma01= says it on [0,1] (DPS paper)"}
 
 static const make_kind kinds[] = {
@@ -279,7 +280,7 @@ static const make_kind kinds[] = {
      {{"mask", "", "box:S, box:HxW, random:SHARE (the share missing) or a file (white = known)",
        "required; DPS: box:128 of 256 and random:0.3 to 0.7, DAPS: random:0.7"},
       {"at", "center", "center, rand or top,left", "place of a box"},
-      {"margin", "auto", "auto or pixels", "at=rand keeps it free; auto = H/16 (DPS: 16 of 256)"},
+      {"margin", "auto", "auto or pixels", "at=rand keeps it free; auto: H/16, as DPS"},
       {"pseed", "0", "a whole number", "seed of what is random in the problem"},
       NOISE}},
     {"sr", "super-resolution: y = x reduced", "exact adjoint", 1, 1,
@@ -314,7 +315,7 @@ const char *make_kind_nearest(const char *name)
     return di_nearest(name, words, KINDS);
 }
 
-/* ==== Problems from text ===================================================================== */
+/* ==== Problems from text ================================================================ */
 
 static void where_of(const make_spec *spec, char where[48])
 {
@@ -326,8 +327,8 @@ di_status make_begin(di_ctx *ctx, make_spec *spec, const char *name)
     memset(spec, 0, sizeof *spec);
     spec->kind = make_kind_find(name);
     if (!spec->kind)
-        return di_fail(ctx, DI_EUSAGE, "no problem is named '%s': did you mean '%s'? See diffinv "
-                       "list problems", name, make_kind_nearest(name));
+        return di_fail(ctx, DI_EUSAGE, "no problem is named '%s': did you mean '%s'? See "
+                       "diffinv list problems", name, make_kind_nearest(name));
     return DI_OK;
 }
 
@@ -429,11 +430,11 @@ static di_status problem_sr(di_ctx *ctx, const make_spec *spec, int c, int h, in
 {
     int factor = (int)number(spec, "factor");
     if (h % factor || w % factor) {
-        int dh = h < factor ? factor : h - h % factor, dw = w < factor ? factor : w - w % factor;
+        int dh = h < factor ? factor : h - h % factor, uh = (h + factor - 1) / factor * factor;
+        int dw = w < factor ? factor : w - w % factor, uw = (w + factor - 1) / factor * factor;
         return di_fail(ctx, DI_EINPUT, "problem sr: %dx%d is not divisible by factor=%d: the "
                        "nearest sizes are %dx%d and %dx%d; give --size and --fit "
-                       "crop|pad|resize", h, w, factor, dh, dw, (h + factor - 1) / factor * factor,
-                       (w + factor - 1) / factor * factor);
+                       "crop|pad|resize", h, w, factor, dh, dw, uh, uw);
     }
     int kind = strcmp(make_get(spec, "kind"), "mean") ? DI_SR_BICUBIC : DI_SR_MEAN;
     return di_problem_sr(ctx, c, h, w, factor, kind, problem);

@@ -1,4 +1,4 @@
-/* make.h - everything that makes an input: masks and, from key=value text, measurement problems.
+/* make.h - everything that makes an input: masks and, from key=value text, problems.
  *
  * What belongs to a problem (a mask's place, its random pixels) comes from the problem's own
  * pseed=, never from the seed of a run. Failures are recorded in the context (di_error) and
@@ -47,7 +47,7 @@ di_status make_problem(di_ctx *ctx, const make_spec *spec, int c, int h, int w,
                        di_problem **problem);
 
 /* mask (h,w) of 0 (missing) and 1 from text: "box:S", "box:HxW", "random:SHARE", a file. at:
- * "center", "rand" or "t,l"; margin: "auto" or pixels, what at=rand keeps free of the border. */
+ * "center", "rand" or "t,l"; margin: "auto" or pixels, the border that at=rand keeps free. */
 di_status make_mask(di_ctx *ctx, const char *text, const char *at, const char *margin,
                     uint64_t pseed, int h, int w, di_real *mask);
 

@@ -350,9 +350,11 @@ static void set_pixel(io_array *out, size_t y, size_t x, di_real value)
             out->v[(k * out->h + y) * out->w + x] = value;
 }
 
+/* Letters with a tail stand one row lower. */
 static void draw_glyph(io_array *out, size_t y, size_t x, unsigned char c, size_t zoom,
                        di_real value)
 {
+    y += c && strchr("gpqy", c) ? zoom : 0;
     for (size_t i = 0; i < 7 * zoom; i++)
         for (size_t j = 0; j < 5 * zoom; j++)
             if (glyph_bit(c, i / zoom, j / zoom))
@@ -412,7 +414,7 @@ static size_t row_height(const layout *g, const pic_cell *row, size_t columns,
 static int sheet_layout(layout *g, const pic_cell *cells, size_t rows, size_t columns,
                         const char *const *labels)
 {
-    size_t largest = 1, heading, limit = (size_t)1 << 28;
+    size_t largest, heading, limit = (size_t)1 << 28;
     memset(g, 0, sizeof *g);
     for (size_t i = 0; i < rows * columns; i++) {
         if (!cells[i].v)
@@ -458,6 +460,28 @@ static void draw_picture(io_array *out, size_t y, size_t x, const pic_cell *cell
             }
 }
 
+/* Row r of the sheet, from y down; gives its height. */
+static size_t draw_row(io_array *out, size_t y, size_t r, const pic_cell *row, size_t columns,
+                       const char *label, const layout *g)
+{
+    size_t heading = 0, h = row_height(g, row, columns, label, &heading);
+    for (size_t k = 0; r && k < g->w; k++)
+        set_pixel(out, y - MARGIN / 2, k, LINE);
+    if (label)
+        draw_text(out, y, MARGIN, label, g->most_heading, g->zoom, HEADING);
+    for (size_t i = 0; i < columns; i++) {
+        size_t x = MARGIN + i * (g->column + MARGIN);
+        for (size_t k = heading; i && k < h - MARGIN / 2; k++)
+            set_pixel(out, y + k, x - MARGIN / 2, LINE);
+        if (row[i].v)
+            draw_picture(out, y + heading, x, &row[i], g);
+        if (row[i].caption)
+            draw_text(out, y + heading + g->box_h + 3 * g->zoom, x, row[i].caption, g->most,
+                      g->zoom, CAPTION);
+    }
+    return h;
+}
+
 static int sheet_fail(int code, const char *what, char *err, size_t errlen)
 {
     if (err && errlen)
@@ -469,7 +493,7 @@ int pic_sheet(io_array *out, const pic_cell *cells, size_t rows, size_t columns,
               const char *const *labels, char *err, size_t errlen)
 {
     layout g;
-    size_t c = 1, heading = 0, y = MARGIN;
+    size_t c = 1, y = MARGIN;
     memset(out, 0, sizeof *out);
     if (!rows || !columns || columns > 4096 || rows > 4096)
         return sheet_fail(IO_MEMORY, "it has no pictures, or too many", err, errlen);
@@ -487,31 +511,8 @@ int pic_sheet(io_array *out, const pic_cell *cells, size_t rows, size_t columns,
     out->picture = 1;
     for (size_t i = 0; i < c * g.h * g.w; i++)
         out->v[i] = GROUND;
-    for (size_t i = 1; i < columns; i++)
-        for (size_t k = 0; k < g.h; k++)
-            set_pixel(out, k, i * (g.column + MARGIN) + MARGIN / 2, LINE);
-    for (size_t r = 0; r < rows; r++) {
-        const pic_cell *row = cells + r * columns;
-        const char *label = labels ? labels[r] : NULL;
-        size_t h = row_height(&g, row, columns, label, &heading);
-        for (size_t k = 0; r && k < g.w; k++)
-            set_pixel(out, y - MARGIN / 2, k, LINE);
-        /* the lines between columns must not run through a heading */
-        for (size_t i = 0; i < heading; i++)
-            for (size_t k = 0; k < g.w; k++)
-                set_pixel(out, y + i, k, GROUND);
-        if (label)
-            draw_text(out, y, MARGIN, label, g.most_heading, g.zoom, HEADING);
-        for (size_t i = 0; i < columns; i++) {
-            size_t x = MARGIN + i * (g.column + MARGIN);
-            if (row[i].v)
-                draw_picture(out, y + heading, x, &row[i], &g);
-            if (row[i].caption)
-                draw_text(out, y + heading + g.box_h + 3 * g.zoom, x, row[i].caption, g.most,
-                          g.zoom, CAPTION);
-        }
-        y += h;
-    }
+    for (size_t r = 0; r < rows; r++)
+        y += draw_row(out, y, r, cells + r * columns, columns, labels ? labels[r] : NULL, &g);
     return 0;
 }
 

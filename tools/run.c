@@ -7,11 +7,10 @@
 #include <string.h>
 #include <unistd.h>
 
-/* ==== A run =================================================================================
+/* ==== A run ================================================================================
 
-   What a verb of this file gathers, in this order: settings checked without touching a file,
-   places of outputs, inputs, weights, and last the long work. Whatever is missing or wrong shows
-   before the work starts. */
+   What a verb of this file gathers, in this order: settings, places of outputs, weights,
+   inputs, and last the long work. What is missing or wrong shows before the work starts. */
 
 typedef struct job {
     cmd *c;
@@ -132,8 +131,8 @@ static int open_run(job *j, int h, int w)
     if (code)
         return code;
     if (j->w.trained && (h != j->w.trained || w != j->w.trained))
-        cmd_note(c, "%s was trained at %dx%d; at %dx%d it may do worse", j->w.path, j->w.trained,
-                 j->w.trained, h, w);
+        cmd_note(c, "%s was trained at %dx%d; at %dx%d it may do worse", j->w.path,
+                 j->w.trained, j->w.trained, h, w);
     di_run_report(j->run, report, j);
     j->tty = isatty(2);
     j->shown = -1;
@@ -238,13 +237,14 @@ static int finish(job *j, int code, size_t done)
         failed = cmd_write_record(c, &j->cost, seconds() - c->start);
     if (failed || !code)
         return failed;
-    return di_fail(c->ctx, DI_EINTERRUPTED, "interrupted at step %d%s: the estimate so far is in "
-                   "%s", j->steps, j->images > 1 ? " of an image" : "", cmd_get(c, "output"));
+    return di_fail(c->ctx, DI_EINTERRUPTED, "interrupted at step %d%s: the estimate so far is "
+                   "in %s", j->steps, j->images > 1 ? " of an image" : "",
+                   cmd_get(c, "output"));
 }
 
-/* ==== measure ===============================================================================
+/* ==== measure ==============================================================================
 
-   y = A(x) + sigma*N. Every picture has noise of its own: sample i of the measurement stream. */
+   y = A(x) + sigma*N. Every picture has its own noise: sample i of the measurement stream. */
 
 static int measure_all(cmd *c, const di_problem *p, double sigma, uint64_t seed,
                        const io_array *x, io_array *y)
@@ -314,7 +314,7 @@ int verb_measure(cmd *c)
     return code;
 }
 
-/* ==== solve ================================================================================= */
+/* ==== solve ============================================================================= */
 
 /* "y.npy[2:3]" was measured as y.npy says. */
 static int read_record(cmd *c, const char *y, settings *record, char path[1040])
@@ -327,7 +327,8 @@ static int read_record(cmd *c, const char *y, settings *record, char path[1040])
         return 0;
     snprintf(path, 1040, "%.*s", (int)len, y);
     if (access(path, F_OK))
-        return di_fail(c->ctx, DI_EINPUT, "%s: no such file: make it with diffinv measure", path);
+        return di_fail(c->ctx, DI_EINPUT, "%s: no such file: make it with diffinv measure",
+                       path);
     strcat(path, ".run");
     if (access(path, F_OK))
         return 0;
@@ -355,15 +356,17 @@ static int solve_settings(job *j)
     if (y && (cmd_get(c, "size") || cmd_get(c, "fit")))
         return di_fail(c->ctx, DI_EUSAGE, "--size and --fit belong to a picture (-i): the "
                        "measurement -y has its size");
-    int code = cmd_need(c, "output", &out) || input_solver(c, "dps", DI_NEEDS_PROBLEM, &j->solver);
+    int code = cmd_need(c, "output", &out) ||
+               input_solver(c, "dps", DI_NEEDS_PROBLEM, &j->solver);
     if (!code && y)
         code = read_record(c, y, &record, path);
     if (!code)
         code = input_problem(c, record.n ? &record : NULL, path, &j->spec);
     settings_free(&record);
-    if (!code && (input_seed(c, &j->seed) || input_int(c, "samples", "1", 1, 1 << 20, &j->samples)))
-        code = 1;
-    return code ? code : input_machine(c);
+    if (!code)
+        code = input_seed(c, &j->seed) ||
+               input_int(c, "samples", "1", 1, 1 << 20, &j->samples) || input_machine(c);
+    return code;
 }
 
 static int check_outputs(cmd *c)
@@ -402,14 +405,15 @@ static int solve_measurement(job *j)
     if (code)
         return code;
     if (j->y.picture)
-        cmd_note(c, "%s is a picture, rounded to 8 bits; measure into .npy for exact values", path);
+        cmd_note(c, "%s is a picture, rounded to 8 bits; measure into .npy for exact values",
+                 path);
     if (j->y.c != (size_t)j->w.in)
-        return di_fail(c->ctx, DI_EINPUT, "%s has %zu channel%s, the prior %s makes %d: measure the "
-                       "picture again with -w %s", path, j->y.c, j->y.c == 1 ? "" : "s",
-                       cmd_get(c, "weights"), j->w.in, cmd_get(c, "weights"));
+        return di_fail(c->ctx, DI_EINPUT, "%s has %zu channel%s, the prior %s makes %d: "
+                       "measure the picture again with -w %s", path, j->y.c, j->y.c == 1 ?
+                       "" : "s", cmd_get(c, "weights"), j->w.in, cmd_get(c, "weights"));
     if (j->y.h > 1 << 16 || j->y.w > 1 << 16)
-        return di_fail(c->ctx, DI_EINPUT, "%s: %zux%zu is larger than 65536 a side", path, j->y.h,
-                       j->y.w);
+        return di_fail(c->ctx, DI_EINPUT, "%s: %zux%zu is larger than 65536 a side", path,
+                       j->y.h, j->y.w);
     shape[0] = (int)j->y.c;
     shape[1] = (int)j->y.h;
     shape[2] = (int)j->y.w;
@@ -435,8 +439,8 @@ static int solve_truth(job *j)
         return di_fail(c->ctx, DI_EINPUT, "%s is %zux%zu, the restored picture %dx%d: give the "
                        "picture that was measured", path, j->truth.h, j->truth.w, x[1], x[2]);
     if (j->truth.n != 1 && j->truth.n != j->y.n)
-        return di_fail(c->ctx, DI_EINPUT, "%s holds %zu pictures for %zu measurements: give one, or "
-                       "as many", path, j->truth.n, j->y.n);
+        return di_fail(c->ctx, DI_EINPUT, "%s holds %zu pictures for %zu measurements: give "
+                       "one, or as many", path, j->truth.n, j->y.n);
     return 0;
 }
 
@@ -489,7 +493,8 @@ static int solve_all(job *j, size_t *done)
         return code;
     double n = (double)j->images;
     if (j->images > 1 && j->truth.v)
-        printf("mean\t%.6g\t%.4f\t%.4f\t%.4f\n", sum[0] / n, sum[1] / n, sum[2] / n, sum[3] / n);
+        printf("mean\t%.6g\t%.4f\t%.4f\t%.4f\n", sum[0] / n, sum[1] / n, sum[2] / n, sum[3] /
+               n);
     code = cmd_fact(c, "info.residual", "%.6g", sum[0] / n);
     if (!code && j->truth.v)
         code = cmd_fact(c, "info.psnr", "%.4f", sum[1] / n);
@@ -546,10 +551,10 @@ int verb_solve(cmd *c)
     return code;
 }
 
-/* ==== sample ================================================================================
+/* ==== sample ===============================================================================
 
-   Samples are numbered, and each depends on the seed and its number only; a batch is a matter of
-   speed. */
+   Samples are numbered, and each depends on the seed and its number only; a batch is a matter
+   of speed. */
 
 enum { BATCH = 8 };
 
@@ -560,8 +565,8 @@ static int run_sample(job *j)
     int h, w;
     size_t done = 0;
     int code = cmd_need(c, "output", &out) || input_solver(c, "ddim", 0, &j->solver) ||
-               input_seed(c, &j->seed) || input_int(c, "samples", "1", 1, 1 << 20, &j->samples) ||
-               input_size(c, &h, &w) || input_machine(c);
+                        input_seed(c, &j->seed) || input_int(c, "samples", "1", 1, 1 << 20,
+                        &j->samples) || input_size(c, &h, &w) || input_machine(c);
     if (!code)
         code = check_outputs(c);
     if (!code)
@@ -569,7 +574,8 @@ static int run_sample(job *j)
     if (code)
         return code;
     if (!h && !j->w.trained)
-        return di_fail(c->ctx, DI_EUSAGE, "%s does not say its size: give --size HxW", j->w.path);
+        return di_fail(c->ctx, DI_EUSAGE, "%s does not say its size: give --size HxW",
+                       j->w.path);
     if (!h)
         h = w = j->w.trained;
     j->images = (size_t)j->samples;

@@ -11,7 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* ==== Small things ========================================================================== */
+/* ==== Small things ====================================================================== */
 
 double seconds(void)
 {
@@ -77,7 +77,7 @@ int cmd_io(cmd *c, int code, const char *err)
     return code ? (int)di_fail(c->ctx, (di_status)code, "%s", err) : 0;
 }
 
-/* ==== The store =============================================================================
+/* ==== The store ============================================================================
 
    A setting is a key and a text. The line and @files fill the same store, in the order in which
    they are read, so a later one overrides; what a run then writes down is this store. */
@@ -107,8 +107,8 @@ int settings_put(cmd *c, settings *s, const char *key, const char *value)
 {
     for (const char *p = value; *p; p++)
         if ((unsigned char)*p < 32 || *p == 127)
-            return di_fail(c->ctx, DI_EUSAGE, "%s=: control characters can't be recorded; rename "
-                           "the file", key);
+            return di_fail(c->ctx, DI_EUSAGE, "%s=: control characters can't be recorded; "
+                           "rename the file", key);
     char *v = copy_text(value);
     if (!v)
         return no_memory(c);
@@ -218,7 +218,7 @@ int cmd_fact(cmd *c, const char *key, const char *format, ...)
     return settings_put(c, &c->facts, key, value);
 }
 
-/* ==== The line ==============================================================================
+/* ==== The line =============================================================================
 
    Flags and settings are two spellings of one thing: --seed 7 is seed=7, and after -s NAME or
    -p NAME a key=value belongs to the solver or the problem: solver.steps=100. */
@@ -248,11 +248,11 @@ static const option options[] = {
     {"--seed", "seed", 1, V_DRAW, "a whole number"},
     {"-n", "samples", 1, V_SOLVE | V_SAMPLE, "a number of samples"},
     {"--noise", "noise", 1, V_SOLVE | V_SAMPLE, "an NPY file"},
-    {"--label", "label", 1, V_SOLVE | V_SAMPLE | V_NET, "a class number or an NPY file of them"},
+    {"--label", "label", 1, V_SOLVE | V_SAMPLE | V_NET, "a class or an NPY file of them"},
     {"-t", "t", 1, V_NET, "a number or an NPY file of them"},
     {"--vjp", "vjp", 1, V_NET | V_OP, "an NPY file"},
     {"--pinv", "pinv", 0, V_OP, ""},
-    {"--numerics", "numerics", 1, V_RUN, "exact"},
+    {"--numerics", "numerics", 1, V_RUN, "exact or fast"},
     {"--isa", "isa", 1, V_RUN | V_INFO, "a name from diffinv list isa"},
     {"--threads", "threads", 1, V_RUN, "a number"},
     {"--truth", "truth", 1, V_SOLVE, "a file"},
@@ -309,10 +309,10 @@ static int unknown_key(cmd *c, const char *key, const char *path)
         return di_fail(c->ctx, DI_EUSAGE, "%s takes no settings: '%s'", c->verb, key);
     const char *guess = di_nearest(key, words, n);
     if (path)
-        return di_fail(c->ctx, DI_EUSAGE, "%s: %s has no setting '%s': did you mean '%s'?", path,
-                       c->verb, key, guess);
-    return di_fail(c->ctx, DI_EUSAGE, "%s has no setting '%s': did you mean '%s'? Parameters of a "
-                   "solver or problem follow its -s or -p", c->verb, key, guess);
+        return di_fail(c->ctx, DI_EUSAGE, "%s: %s has no setting '%s': did you mean '%s'?",
+                       path, c->verb, key, guess);
+    return di_fail(c->ctx, DI_EUSAGE, "%s has no setting '%s': did you mean '%s'? Parameters "
+                   "of a solver or problem follow its -s or -p", c->verb, key, guess);
 }
 
 static int put_option(cmd *c, const char *key, const char *value)
@@ -338,8 +338,8 @@ static int take_setting(cmd *c, const char *key, const char *value, const char *
         return 0;
     if (path && !strcmp(key, "verb")) {
         if (strcmp(value, c->verb))
-            return di_fail(c->ctx, DI_EUSAGE, "%s records a run of '%s', not of '%s': say diffinv "
-                           "%s @%s", path, value, c->verb, value, path);
+            return di_fail(c->ctx, DI_EUSAGE, "%s records a run of '%s', not of '%s': say "
+                           "diffinv %s @%s", path, value, c->verb, value, path);
         return 0;
     }
     for (int i = 0; i < OPTIONS; i++) {
@@ -413,8 +413,8 @@ int cmd_parse(cmd *c, int argc, char **argv)
         } else if (c->words < most) {
             c->word[c->words++] = arg;
         } else {
-            code = di_fail(c->ctx, DI_EUSAGE, "what is '%s'? A file follows its option (see diffinv "
-                           "%s --help), a setting is key=value", arg, c->verb);
+            code = di_fail(c->ctx, DI_EUSAGE, "what is '%s'? A file follows its option (see "
+                           "diffinv %s --help), a setting is key=value", arg, c->verb);
         }
         if (code)
             return code;
@@ -429,12 +429,12 @@ int cmd_need(cmd *c, const char *key, const char **value)
     *value = cmd_get(c, key);
     for (int i = 0; !*value && i < OPTIONS; i++)
         if (!strcmp(options[i].key, key))
-            return di_fail(c->ctx, DI_EUSAGE, "%s needs %s: %s (see diffinv %s --help)", c->verb,
-                           options[i].flag, options[i].what, c->verb);
+            return di_fail(c->ctx, DI_EUSAGE, "%s needs %s: %s (see diffinv %s --help)",
+                           c->verb, options[i].flag, options[i].what, c->verb);
     return 0;
 }
 
-/* ==== Outputs and the record ================================================================
+/* ==== Outputs and the record ===============================================================
 
    OUT.run is a valid @file: the settings of the run, defaults included, then what the run found
    (info.*) and cost (cost.*), which a reader skips. */
@@ -463,13 +463,13 @@ int is_picture_name(const char *path)
 /* Each output has a file of its own, and no input is overwritten. */
 static int check_clash(cmd *c, const char *key, const char *path)
 {
-    static const char *const others[] = {"input", "measurement", "truth", "noise", "vjp", "output",
-                                         "gx", "sheet", "trace"};
+    static const char *const others[] = {"input", "measurement", "truth", "noise", "vjp",
+                                         "output", "gx", "sheet", "trace"};
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
         const char *other = cmd_get(c, others[i]);
         if (other && strcmp(others[i], key) && !strcmp(other, path))
-            return di_fail(c->ctx, DI_EUSAGE, "%s is both the %s and the %s: give two names", path,
-                           others[i], key);
+            return di_fail(c->ctx, DI_EUSAGE, "%s is both the %s and the %s: give two names",
+                           path, others[i], key);
     }
     return 0;
 }
@@ -502,7 +502,8 @@ int cmd_check_output(cmd *c, const char *key, int array)
     else
         strcpy(dir, ".");
     if (stat(dir, &st) || !S_ISDIR(st.st_mode))
-        return di_fail(c->ctx, DI_EOUTPUT, "%s: there is no folder %s: make it first", path, dir);
+        return di_fail(c->ctx, DI_EOUTPUT, "%s: there is no folder %s: make it first", path,
+                       dir);
     if (access(dir, W_OK | X_OK))
         return di_fail(c->ctx, DI_EOUTPUT, "%s: can't write into %s: %s", path, dir,
                        strerror(errno));

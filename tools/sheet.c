@@ -82,7 +82,8 @@ static void problem_words(const make_spec *spec, char *out, size_t len)
     for (int i = 0; i < MAKE_PARAMS && spec->kind->param[i].key && used < len; i++) {
         const di_param *p = &spec->kind->param[i];
         const char *value = make_get(spec, p->key);
-        int plain = strcmp(p->key, "sigma") && strcmp(p->key, "pseed") && strcmp(p->key, "margin");
+        int plain = strcmp(p->key, "sigma") && strcmp(p->key, "pseed") &&
+                    strcmp(p->key, "margin");
         if (plain && (!strcmp(p->key, "factor") || strcmp(value, p->value)))
             used += (size_t)snprintf(out + used, len - used, " %.40s", value);
     }
@@ -157,7 +158,8 @@ int sheet_write(cmd *c, const di_problem *p, const make_spec *spec, const io_arr
                  out->v + i * samples * n, title);
     io_array picture = {0, 0, 0, 0, NULL, 0};
     if (!code)
-        code = cmd_io(c, pic_sheet(&picture, s.cell, s.rows, s.columns, NULL, err, sizeof err), err);
+        code = cmd_io(c, pic_sheet(&picture, s.cell, s.rows, s.columns, NULL, err, sizeof err),
+                      err);
     if (!code)
         code = cmd_write(c, "sheet", &picture);
     io_free(&picture);

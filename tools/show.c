@@ -7,18 +7,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ==== eval ================================================================================== */
+/* ==== eval ============================================================================== */
 
 static int eval_pairs(cmd *c, const io_array *a, const io_array *b)
 {
     double sum[4] = {0, 0, 0, 0};
     size_t n = a->c * a->h * a->w;
     if (a->c != b->c || a->h != b->h || a->w != b->w)
-        return di_fail(c->ctx, DI_EINPUT, "%s is %zux%zux%zu, %s is %zux%zux%zu: give pictures of "
-                       "one shape", c->word[0], a->c, a->h, a->w, c->word[1], b->c, b->h, b->w);
+        return di_fail(c->ctx, DI_EINPUT, "%s is %zux%zux%zu, %s is %zux%zux%zu: give pictures "
+                       "of one shape", c->word[0], a->c, a->h, a->w, c->word[1], b->c, b->h,
+                       b->w);
     if (b->n != 1 && b->n != a->n)
-        return di_fail(c->ctx, DI_EINPUT, "%s holds %zu pictures, %s %zu: give as many, or one to "
-                       "compare with", c->word[0], a->n, c->word[1], b->n);
+        return di_fail(c->ctx, DI_EINPUT, "%s holds %zu pictures, %s %zu: give as many, or one "
+                       "to compare with", c->word[0], a->n, c->word[1], b->n);
     if (!a->n)
         return di_fail(c->ctx, DI_EINPUT, "%s holds no picture", c->word[0]);
     printf("image\tpsnr\tssim_piq\tssim_skimage\trelative_l2\n");
@@ -39,7 +40,8 @@ int verb_eval(cmd *c)
 {
     io_array a, b;
     if (c->words != 2)
-        return di_fail(c->ctx, DI_EUSAGE, "eval needs two files: the picture and what it should be");
+        return di_fail(c->ctx, DI_EUSAGE, "eval needs two files: the picture and what it "
+                       "should be");
     int code = input_array(c, c->word[0], &a);
     if (code)
         return code;
@@ -51,7 +53,7 @@ int verb_eval(cmd *c)
     return code;
 }
 
-/* ==== info ================================================================================== */
+/* ==== info ============================================================================== */
 
 static void info_line(const weights *w, const char *name, const char *key)
 {
@@ -144,14 +146,14 @@ int verb_info(cmd *c)
     return info_solver(c, &w, h, width);
 }
 
-/* ==== list ================================================================================== */
+/* ==== list ============================================================================== */
 
 static void list_params(const di_param *table, int max, int show)
 {
     for (int i = 0; show && i < max && table[i].key; i++)
-        printf("    %-10s %-10s [%s]  %s\n", table[i].key,
-               *table[i].value ? table[i].value : "-", table[i].choice ? table[i].choice : "text",
-               table[i].note ? table[i].note : "");
+        printf("    %-10s %-10s [%s]  %s\n", table[i].key, *table[i].value ? table[i].value :
+               "-", table[i].choice ? table[i].choice : "text", table[i].note ? table[i].note :
+               "");
 }
 
 static void list_solvers(int defaults)
@@ -205,8 +207,9 @@ static void list_folder(cmd *c, const char *dir, int *count)
             continue;
         }
         const char *licence = di_net_get(w.net, "info.license");
-        printf("%.*s\t%dx%dx%d, %zu weights\t%s\t%s\n", (int)len - 4, e->d_name, w.in, w.trained,
-               w.trained, di_net_weights(w.net), path, licence ? licence : "");
+        printf("%.*s\t%dx%dx%d, %zu weights\t%s\t%s\n", (int)len - 4, e->d_name, w.in,
+               w.trained, w.trained, di_net_weights(w.net), path, licence ? licence :
+               "");
         di_net_close(w.net);
     }
     if (d)
@@ -256,7 +259,7 @@ int verb_list(cmd *c)
     return 0;
 }
 
-/* ==== net and op ============================================================================
+/* ==== net and op ===========================================================================
 
    One map and its derivative on arrays as they are: what tests and other backends compare. */
 
@@ -266,8 +269,8 @@ static int read_vjp(cmd *c, size_t n, const int shape[3], io_array *g)
     const char *path = cmd_get(c, "vjp"), *gx = cmd_get(c, "gx");
     memset(g, 0, sizeof *g);
     if (!path != !gx)
-        return di_fail(c->ctx, DI_EUSAGE, "--vjp and --gx go together: the derivative's input and "
-                       "its output");
+        return di_fail(c->ctx, DI_EUSAGE, "--vjp and --gx go together: the derivative's input "
+                       "and its output");
     if (!path)
         return 0;
     int code = input_array(c, path, g);
@@ -293,7 +296,8 @@ static int write_maps(cmd *c, const io_array *y, const io_array *gx, const di_co
     return code ? code : cmd_write_record(c, cost, seconds() - c->start);
 }
 
-static int run_net(cmd *c, const weights *w, const io_array *x, const double *t, const int *label)
+static int run_net(cmd *c, const weights *w, const io_array *x, const double *t,
+                   const int *label)
 {
     const int shape[3] = {w->out, (int)x->h, (int)x->w};
     io_array y = {0, 0, 0, 0, NULL, 0}, g, gx = y;
@@ -318,8 +322,8 @@ int verb_net(cmd *c)
     weights w;
     io_array x;
     int *label = NULL;
-    int code = cmd_need(c, "input", &in) || cmd_need(c, "t", &t) || cmd_need(c, "output", &out) ||
-               input_machine(c);
+    int code = cmd_need(c, "input", &in) || cmd_need(c, "t", &t) || cmd_need(c, "output", &out)
+                        || input_machine(c);
     if (!code)
         code = map_outputs(c);
     if (!code)
@@ -335,7 +339,8 @@ int verb_net(cmd *c)
         code = di_fail(c->ctx, DI_EINPUT, "%s has %zu channels, the network takes %d", in, x.c,
                        w.in);
     if (!code && (x.h > 1 << 16 || x.w > 1 << 16))
-        code = di_fail(c->ctx, DI_EINPUT, "%s: %zux%zu is larger than 65536 a side", in, x.h, x.w);
+        code = di_fail(c->ctx, DI_EINPUT, "%s: %zux%zu is larger than 65536 a side", in, x.h,
+                       x.w);
     if (!code)
         code = weights_size(c, &w, (int)x.h, (int)x.w);
     if (!code)

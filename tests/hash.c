@@ -1,0 +1,248 @@
+/* hash.c: one transcript of everything that computes, as SHA-256 over float arrays: random
+   numbers, networks with their derivatives, problems, solvers. Prints a line per numeric class.
+   Every compiler, instruction set and thread count must print what tests/hash.txt records.
+
+     hash [ISA|-] [THREADS]          run from the repository root */
+#define DIFFINV_KERNELS
+#include "../diffinv.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- SHA-256 (FIPS 180-4) ---- */
+
+typedef struct sha {
+    uint32_t h[8];
+    unsigned char block[64];
+    uint64_t bytes;
+} sha;
+
+static uint32_t turn(uint32_t x, int n) { return x >> n | x << (32 - n); }
+
+/* The 64 round constants: first 32 fractional bits of the cube roots of the primes. */
+static void sha_constants(uint32_t *k)
+{
+    int n = 0;
+    for (int p = 2; n < 64; p++) {
+        int prime = 1;
+        for (int q = 2; q * q <= p; q++)
+            prime &= p % q != 0;
+        if (!prime)
+            continue;
+        uint64_t root = 0; /* floor(cbrt(p) 2^32), p < 2^9: by bits, 8.32 fixed point */
+        for (uint64_t bit = (uint64_t)1 << 34; bit; bit >>= 1) {
+            uint64_t r = root | bit, hi = r >> 20, lo = r & 0xfffff;
+            /* r^3 compared with p 2^96, in 20-bit limbs of r = hi 2^20 + lo */
+            uint64_t limb[6] = { lo * lo, 2 * hi * lo, hi * hi, 0, 0, 0 };
+            limb[1] += limb[0] >> 20;
+            limb[0] &= 0xfffff;
+            limb[2] += limb[1] >> 20;
+            limb[1] &= 0xfffff;
+            uint64_t cube[4] = { limb[0] * lo, limb[1] * lo + limb[0] * hi,
+                                 limb[2] * lo + limb[1] * hi, limb[2] * hi };
+            for (int i = 0; i < 3; i++) {
+                cube[i + 1] += cube[i] >> 20;
+                cube[i] &= 0xfffff;
+            }
+            uint64_t top = cube[3], want = (uint64_t)p << 36; /* p 2^96 >> 60 */
+            if (top < want)
+                root = r;
+        }
+        k[n++] = (uint32_t)root;
+    }
+}
+
+static void sha_block(sha *s, const unsigned char *p, const uint32_t *k)
+{
+    uint32_t w[64], v[8];
+    for (int i = 0; i < 16; i++)
+        w[i] = (uint32_t)p[4 * i] << 24 | (uint32_t)p[4 * i + 1] << 16
+               | (uint32_t)p[4 * i + 2] << 8 | p[4 * i + 3];
+    for (int i = 16; i < 64; i++)
+        w[i] = w[i - 16] + w[i - 7]
+               + (turn(w[i - 15], 7) ^ turn(w[i - 15], 18) ^ w[i - 15] >> 3)
+               + (turn(w[i - 2], 17) ^ turn(w[i - 2], 19) ^ w[i - 2] >> 10);
+    memcpy(v, s->h, sizeof v);
+    for (int i = 0; i < 64; i++) {
+        uint32_t a = v[7] + (turn(v[4], 6) ^ turn(v[4], 11) ^ turn(v[4], 25))
+                     + ((v[4] & v[5]) ^ (~v[4] & v[6])) + k[i] + w[i];
+        uint32_t b = (turn(v[0], 2) ^ turn(v[0], 13) ^ turn(v[0], 22))
+                     + ((v[0] & v[1]) ^ (v[0] & v[2]) ^ (v[1] & v[2]));
+        memmove(v + 1, v, 7 * sizeof *v);
+        v[4] += a;
+        v[0] = a + b;
+    }
+    for (int i = 0; i < 8; i++)
+        s->h[i] += v[i];
+}
+
+static uint32_t K[64];
+
+static void sha_start(sha *s)
+{
+    static const uint32_t h[8] = { 0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f,
+                                   0x9b05688c, 0x1f83d9ab, 0x5be0cd19 };
+    memcpy(s->h, h, sizeof h);
+    s->bytes = 0;
+}
+
+static void sha_byte(sha *s, unsigned char b)
+{
+    s->block[s->bytes++ % 64] = b;
+    if (s->bytes % 64 == 0)
+        sha_block(s, s->block, K);
+}
+
+static void sha_text(sha *s, char *out)
+{
+    uint64_t bits = s->bytes * 8;
+    sha_byte(s, 0x80);
+    while (s->bytes % 64 != 56)
+        sha_byte(s, 0);
+    for (int i = 7; i >= 0; i--)
+        sha_byte(s, (unsigned char)(bits >> 8 * i));
+    for (int i = 0; i < 8; i++)
+        sprintf(out + 8 * i, "%08lx", (unsigned long)s->h[i]);
+}
+
+/* Values as little-endian words: float32, or float64 in the double build. */
+static void put(sha *s, const di_real *a, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint64_t u = 0;
+#ifdef DI_DOUBLE
+        memcpy(&u, &a[i], 8);
+#else
+        uint32_t v;
+        memcpy(&v, &a[i], 4);
+        u = v;
+#endif
+        for (size_t k = 0; k < sizeof *a; k++)
+            sha_byte(s, (unsigned char)(u >> 8 * k));
+    }
+}
+
+/* ---- the transcript ---- */
+
+static void need(di_ctx *ctx, int bad, const char *what)
+{
+    if (bad) {
+        fprintf(stderr, "hash: %s: %s\n", what, ctx ? di_error(ctx) : "");
+        exit(1);
+    }
+}
+
+static int file_read(void *user, uint64_t at, void *dst, size_t n)
+{
+    return fseek(user, (long)at, SEEK_SET) || fread(dst, 1, n, user) != n;
+}
+
+static di_net *load(di_ctx *ctx, const char *path)
+{
+    FILE *f = fopen(path, "rb");
+    di_net *net = NULL;
+    need(NULL, !f || fseek(f, 0, SEEK_END), path);
+    di_net_open(ctx, file_read, f, (uint64_t)ftell(f), 0, &net);
+    fclose(f);
+    need(ctx, !net, path);
+    return net;
+}
+
+static void numbers(sha *s)
+{
+    di_real z[203], f[400];
+    di_normal(z, 203, 7, DI_STREAM_SOLVER, 3, 11);
+    put(s, z, 203);
+    for (int i = 0; i < 100; i++) {
+        double x = (i - 50) * 0.37 + 1e-3;
+        f[4 * i] = (di_real)di_exp(x);
+        f[4 * i + 1] = (di_real)di_log(x * x);
+        f[4 * i + 2] = (di_real)di_sin(17 * x);
+        f[4 * i + 3] = (di_real)di_cos(17 * x);
+    }
+    put(s, f, 400);
+}
+
+/* Forward and derivative at a square, a wide and (odd tails) a narrow size. */
+static void network(sha *s, di_ctx *ctx, const char *path)
+{
+    static const int size[3][3] = { { 16, 16, 1 }, { 20, 28, 2 }, { 6, 10, 1 } };
+    static const int label[2] = { 1, 4 };
+    double t[2] = { 37.25, 999 };
+    di_net *net = load(ctx, path);
+    int out, in = di_net_channels(net, &out);
+    for (int k = 0; k < 3; k++) {
+        int h = size[k][0], w = size[k][1], n = size[k][2];
+        size_t nx = (size_t)n * in * h * w, ny = (size_t)n * out * h * w;
+        di_real *x = malloc((2 * nx + 2 * ny) * sizeof *x), *gx = x + nx, *y = gx + nx, *gy = y + ny;
+        need(NULL, !x, "out of memory");
+        di_normal(x, nx, 1, DI_STREAM_INIT, 0, 0);
+        di_normal(gy, ny, 1, DI_STREAM_INIT, 0, 1);
+        const char *classes = di_net_get(net, "net.classes");
+        need(ctx, di_net_run(net, (size_t)n, h, w, t, classes[0] == '0' ? NULL : label, x, y, gy,
+                             gx), path);
+        put(s, y, ny);
+        put(s, gx, nx);
+        free(x);
+    }
+    di_net_close(net);
+}
+
+enum { SIDE = 32, PIXELS = 3 * SIDE * SIDE };
+
+static void problems_and_solvers(sha *s, di_ctx *ctx)
+{
+    static const char *const name[4] = { "ddpm", "ddim", "dps", "ddnm" };
+    static di_real x[PIXELS], y[PIXELS], g[PIXELS], mask[SIDE * SIDE];
+    di_problem *p[4];
+    di_prior *prior;
+    di_net *net = load(ctx, "tests/vectors/dps.unw");
+    for (int i = 0; i < SIDE * SIDE; i++)
+        mask[i] = i % 7 != 3;
+    need(ctx, di_prior_net(net, SIDE, SIDE, &prior), "prior");
+    need(ctx, di_problem_inpaint(ctx, 3, SIDE, SIDE, mask, &p[0])
+              || di_problem_sr(ctx, 3, SIDE, SIDE, 4, DI_SR_BICUBIC, &p[1])
+              || di_problem_sr(ctx, 3, SIDE, SIDE, 2, DI_SR_MEAN, &p[2])
+              || di_problem_gblur(ctx, 3, SIDE, SIDE, 9, 1.25, &p[3]), "problems");
+    di_normal(x, PIXELS, 5, DI_STREAM_INIT, 0, 0);
+    for (int k = 0; k < 4; k++) {
+        size_t m = (size_t)p[k]->y[0] * p[k]->y[1] * p[k]->y[2];
+        need(ctx, di_apply(p[k], 1, x, y) || di_apply_vjp(p[k], 1, x, y, g), "apply");
+        put(s, y, m);
+        put(s, g, PIXELS);
+        need(ctx, di_apply_pinv(p[k], 1, y, g), "pinv");
+        put(s, g, PIXELS);
+        di_run *run;
+        need(ctx, di_run_open(ctx, di_solver_find(name[k]), prior, k < 2 ? NULL : p[k], &run)
+                  || di_run_set(run, "steps", "4") || di_run_go(run, y, 3, 0, 1, g), name[k]);
+        put(s, g, PIXELS);
+        di_run_close(run);
+    }
+    di_net_close(net);
+}
+
+int main(int argc, char **argv)
+{
+    sha_constants(K);
+    for (int fast = 0; fast < 2; fast++) {
+        char text[65];
+        sha s;
+        di_ctx *ctx;
+        sha_start(&s);
+        need(ctx, di_open(&ctx, NULL, NULL), "open");
+        if (argc > 1 && strcmp(argv[1], "-") != 0)
+            need(ctx, di_set_isa(ctx, argv[1]), "isa");
+        di_set_threads(ctx, argc > 2 ? atoi(argv[2]) : 1);
+        di_set_fast(ctx, fast);
+        numbers(&s);
+        network(&s, ctx, "tests/vectors/dps.unw");
+        network(&s, ctx, "tests/vectors/pool_label.unw");
+        problems_and_solvers(&s, ctx);
+        sha_text(&s, text);
+        printf("%s %s %s\n", sizeof(di_real) == 8 ? "double" : "float", fast ? "fast" : "exact",
+               text);
+        di_close(ctx);
+    }
+    return 0;
+}
