@@ -71,11 +71,47 @@ $(B)/ops_v4.o: ops.c diffinv.h
 	$(CC) $(ALL) -fPIC -march=x86-64-v4 $(WIDE) -DDI_KERNELS_ONLY -DDI_ISA=v4 -c -o $@ $<
 $(B)/tools_%.o: tools/%.c diffinv.h $(TOOL_H)
 	@mkdir -p $(B)
-	$(CC) $(ALL) -DDI_DATADIR='"$(PREFIX)/share/diffinv"' -c -o $@ $<
+	$(CC) $(ALL) -O2 -DDI_DATADIR='"$(PREFIX)/share/diffinv"' -c -o $@ $<
+
+demo: diffinv
+	sh tools/demo.sh $(IMG)
+
+# Tests run in both builds; waiting threads sleep, so a busy machine does not stall them.
+T       = $(B)/tests
+D       = build/double/tests
+TESTS   = ops problems solvers net hostile
+CHECK   = $(CC) $(WARN) -O2 $(EXACT) $(OMP) -I.
+TSRC    = tests/check.h diffinv.h tools/io.c tools/picture.c
+test: all
+	@$(MAKE) --no-print-directory DOUBLE=1 diffinv-double libdiffinv-double.a
+	@mkdir -p $(T) $(D)
+	for t in $(TESTS); do \
+	  $(CHECK) $(DEFS) -o $(T)/$$t tests/test_$$t.c tools/io.c libdiffinv.a -lm && \
+	  $(CHECK) $(DEFS) -DDI_DOUBLE -o $(D)/$$t tests/test_$$t.c tools/io.c libdiffinv-double.a -lm || exit 1; done
+	$(CHECK) -o $(T)/io tests/test_io.c tools/io.c tools/picture.c -lm
+	$(CHECK) $(DEFS) -o $(T)/hash tests/hash.c libdiffinv.a -lm
+	$(CHECK) $(DEFS) -DDI_DOUBLE -o $(D)/hash tests/hash.c libdiffinv-double.a -lm
+	@CC='$(CC)' OMP_WAIT_POLICY=passive sh tests/run.sh \
+	  $(foreach t,$(TESTS),'$(t)=$(T)/$(t)' '$(t), double=$(D)/$(t)') 'files=$(T)/io' \
+	  'bits=sh tests/test_bits.sh $(T)/hash $(D)/hash' 'build=sh tests/test_build.sh' \
+	  'converter=python3 tests/test_convert.py' 'command=sh tests/test_cli.sh ./diffinv'
 
 bench: libdiffinv$(S).a
 	$(CC) $(WARN) -O2 -march=native -ffp-contract=fast $(OMP) $(DEFS) -I. -o $(B)/bench tools/bench.c libdiffinv$(S).a -lm
 	$(B)/bench $(BENCH)
+
+SHARE   = $(DESTDIR)$(PREFIX)/share/diffinv
+install: all
+	mkdir -p $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib $(DESTDIR)$(PREFIX)/include $(SHARE)
+	cp diffinv$(S) $(DESTDIR)$(PREFIX)/bin/
+	cp libdiffinv$(S).a libdiffinv$(S).so $(DESTDIR)$(PREFIX)/lib/
+	cp diffinv.h $(DESTDIR)$(PREFIX)/include/
+	cp weights/*.unw weights/README.md $(SHARE)/
+
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/diffinv$(S) $(DESTDIR)$(PREFIX)/include/diffinv.h \
+	  $(DESTDIR)$(PREFIX)/lib/libdiffinv$(S).a $(DESTDIR)$(PREFIX)/lib/libdiffinv$(S).so
+	rm -rf $(SHARE)
 
 clean:
 	rm -rf build diffinv diffinv-double libdiffinv*.a libdiffinv*.so demo-out

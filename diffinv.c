@@ -671,10 +671,13 @@ di_status di_prior_gauss(di_ctx *ctx, int c, int h, int w, const di_real *mean,
             return DI_EMEMORY;
         for (size_t i = 0; i < d * d; i++) {
             g->q[i] = cov[i];
-            if (fabs(cov[i] - cov[i % d * d + i / d]) > 1e-6 * (fabs(cov[i]) + 1))
+            if (!(fabs(cov[i] - cov[i % d * d + i / d]) <= 1e-6 * (fabs(cov[i]) + 1)))
                 return di_fail(ctx, DI_EINPUT, "gauss: the covariance is not symmetric");
         }
         svd(g->q, u, g->lambda, (int)d, (int)d);
+        for (size_t i = 0; i < d; i++) /* u = q where the eigenvalue is positive */
+            if (g->lambda[i] > 1e-6 * g->lambda[0] && dot(u + i * d, g->q + i * d, (int)d) < 0.5)
+                return di_fail(ctx, DI_EINPUT, "gauss: the covariance has a negative eigenvalue");
         di_free(ctx, u);
     }
     for (size_t i = 0; !full && i < d; i++) {

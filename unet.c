@@ -63,7 +63,7 @@ struct di_net {
     char *memory;
     size_t memory_size;
     size_t plan_n, plan_bytes;  /* the last plan */
-    int plan_h, plan_w, plan_vjp;
+    int plan_h, plan_w, plan_vjp, plan_threads;
     di_tensor *x, *y;           /* input and output of the pass under way */
 };
 
@@ -953,7 +953,7 @@ static void backward(di_net *net, const di_real *gy, int have, di_real *gx)
 static size_t plan(di_net *net, size_t n, int h, int w, int vjp)
 {
     if (net->plan_bytes && net->plan_n == n && net->plan_h == h && net->plan_w == w
-        && net->plan_vjp == vjp)
+        && net->plan_vjp == vjp && net->plan_threads == net->ctx->threads)
         return net->plan_bytes;
     net->plan_bytes = 0;
     int m = di_net_multiple(net);
@@ -977,6 +977,7 @@ static size_t plan(di_net *net, size_t n, int h, int w, int vjp)
     net->plan_h = h;
     net->plan_w = w;
     net->plan_vjp = vjp;
+    net->plan_threads = net->ctx->threads;
     return net->plan_bytes = net->tape.arena.peak;
 }
 

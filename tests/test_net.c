@@ -1,6 +1,7 @@
 /* test_net.c: the network against numbers written by the original PyTorch programs
    (tests/vectors/README.md). A network too large to keep is made here from its description: its
    weights are a formula of their names. */
+#define DIFFINV_KERNELS
 #include "check.h"
 #include "../tools/io.h"
 
@@ -329,14 +330,14 @@ static double far_from(const di_real *got, const io_array *want)
 }
 
 /* Bounds: the original program in float32 is off by up to 2.7e-6 (the README's table); the fast
-   class transforms its inputs with weights up to 8 and loses one decimal. */
+   class transforms its inputs with weights up to 8 and is off by up to 4.2e-6. */
 static void compare(const network *net, const pass *p, const di_real *y, const di_real *gx,
                     int fast)
 {
     char what[80];
     double dy = far_from(y, &p->y), dgx = far_from(gx, &p->gx);
-    NEAR(dy, 0, BOUND(fast ? 1e-4 : 1e-5, fast ? 1e-10 : 1e-11));
-    NEAR(dgx, 0, BOUND(fast ? 1e-4 : 2e-5, fast ? 1e-10 : 1e-11));
+    NEAR(dy, 0, BOUND(1e-5, 1e-11));
+    NEAR(dgx, 0, BOUND(2e-5, 1e-11));
     snprintf(what, sizeof what, "%s%s%s, output", net->name, net->file ? " (file)" : "",
              fast ? ", fast" : "");
     figure(what, dy);
@@ -364,15 +365,18 @@ static void test_class(const network *d, const bytes *file, const pass *p, int f
     for (int isa = 0; di_isa_list(isa); isa++) {
         di_ctx *ctx;
         di_net *net = open_net(&ctx, file, isa, fast);
-        for (int threads = 1; net && threads <= 3; threads++) { /* the third: back to 1 */
-            in_case("%s%s on %s, threads %d", d->name, fast ? ", fast" : "", di_isa_list(isa),
-                    threads);
-            di_set_threads(ctx, threads == 3 ? 1 : threads);
+        static const int threads[3] = { 1, 2, 1 };
+        for (int k = 0; net && k < 3; k++) {
+            in_case("%s%s on %s, %d threads", d->name, fast ? ", fast" : "", di_isa_list(isa),
+                    threads[k]);
+            di_set_threads(ctx, threads[k]);
+            if (ctx->threads != threads[k])
+                break; /* no OpenMP */
             memset(y, 0xff, size);
             EQUAL(di_net_run(net, p->n, p->h, p->w, p->t, p->label, p->x.v, y, p->gy.v, gx),
                   DI_OK);
             SAYS(di_error(ctx), "");
-            if (isa == 0 && threads == 1) {
+            if (isa == 0 && k == 0) {
                 compare(d, p, y, gx, fast);
                 memcpy(first, y, size);
             } else {
@@ -502,10 +506,12 @@ int main(int argc, char **argv)
         if (load_pass(d, &p) && file.p) {
             test_class(d, &file, &p, 0);
             test_class(d, &file, &p, 1);
-            test_batches(d, &file, &p);
-            test_prior(d, &file, &p);
-            if (d->file)
+            if (p.h == 16 && !d->file)
+                test_prior(d, &file, &p);
+            if (p.h == 16 && d->file) {
+                test_batches(d, &file, &p);
                 test_refusals(d, &file, &p);
+            }
         }
         free_pass(&p);
         free(file.p);

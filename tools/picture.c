@@ -233,6 +233,22 @@ static void recentre(di_real *dst, size_t H, size_t W, const di_real *src, size_
                              mirrored((ptrdiff_t)x + left, w)];
 }
 
+/* Scales the picture until it covers HxW, then crops the middle: nothing is distorted. */
+static int cover(di_real *to, size_t H, size_t W, const di_real *from, size_t h, size_t w, size_t c)
+{
+    double tall = (double)H / (double)h, wide = (double)W / (double)w;
+    size_t nh = tall >= wide ? H : (size_t)((double)h * wide + 0.5);
+    size_t nw = tall >= wide ? (size_t)((double)w * tall + 0.5) : W;
+    io_array big;
+    int code = io_make(&big, 1, c, nh < H ? H : nh, nw < W ? W : nw);
+    if (!code)
+        code = pic_bicubic(big.v, big.h, big.w, from, h, w, c);
+    if (!code)
+        recentre(to, H, W, big.v, big.h, big.w, c);
+    io_free(&big);
+    return code;
+}
+
 static int fit_fail(int code, const char *advice, const io_array *a, size_t H, size_t W,
                     char *err, size_t errlen)
 {
@@ -263,7 +279,7 @@ int pic_fit(io_array *a, const char *how, size_t H, size_t W, char *err, size_t 
         if (crop || pad)
             recentre(to, H, W, from, a->h, a->w, a->c);
         else
-            code = pic_bicubic(to, H, W, from, a->h, a->w, a->c);
+            code = cover(to, H, W, from, a->h, a->w, a->c);
     }
     if (code) {
         io_free(&b);

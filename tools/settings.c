@@ -259,6 +259,7 @@ static const option options[] = {
     {"-o", "output", 1, V_RUN, "a file"},
     {"--gx", "gx", 1, V_NET | V_OP, "a file"},
     {"--sheet", "sheet", 1, V_SOLVE, "a file"},
+    {"--under", "under", 1, V_SOLVE, "an earlier sheet"},
     {"--trace", "trace", 1, V_SOLVE | V_SAMPLE, "a file"},
     {"--defaults", "defaults", 0, V_LIST, ""},
     {"-q", "quiet", 0, V_ALL, ""},
@@ -273,7 +274,7 @@ static int recorded(const option *o, int in_picture)
 {
     static const char *const never[] = {"quiet", "verbose", "help", "version", "defaults"};
     static const char *const outside[] = {"threads", "isa", "truth", "output", "gx", "sheet",
-                                          "trace"};
+                                          "under", "trace"};
     for (size_t i = 0; i < sizeof never / sizeof never[0]; i++)
         if (!strcmp(o->key, never[i]))
             return 0;

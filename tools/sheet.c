@@ -135,6 +135,38 @@ static void fill_row(const sheet *s, size_t row, const di_problem *p, const make
         put_cell(&s->cell[at], &s->words[at], p, out + i * n, truth, title);
 }
 
+/* --under: the earlier sheet on top, the new rows below, the narrower widened in its own
+   background. */
+static int stack(cmd *c, const char *path, io_array *new)
+{
+    io_array old, all;
+    int code = input_array(c, path, &old);
+    if (code)
+        return code;
+    if (old.n != 1 || old.c != new->c)
+        code = di_fail(c->ctx, DI_EINPUT, "%s: not a sheet of this command", path);
+    size_t w = old.w > new->w ? old.w : new->w, h = old.h + new->h;
+    if (!code && io_make(&all, 1, new->c, h, w))
+        code = di_fail(c->ctx, DI_EMEMORY, "no memory for the sheet");
+    if (code) {
+        io_free(&old);
+        return code;
+    }
+    for (size_t k = 0; k < all.c; k++)
+        for (size_t i = 0; i < h; i++) {
+            const io_array *from = i < old.h ? &old : new;
+            const di_real *plane = from->v + k * from->h * from->w;
+            for (size_t j = 0; j < w; j++)
+                all.v[(k * h + i) * w + j] =
+                    j < from->w ? plane[(i < old.h ? i : i - old.h) * from->w + j] : plane[0];
+        }
+    all.picture = 1;
+    io_free(&old);
+    io_free(new);
+    *new = all;
+    return 0;
+}
+
 int sheet_write(cmd *c, const di_problem *p, const make_spec *spec, const io_array *y,
                 const io_array *truth, const io_array *out, const char *title)
 {
@@ -160,6 +192,8 @@ int sheet_write(cmd *c, const di_problem *p, const make_spec *spec, const io_arr
     if (!code)
         code = cmd_io(c, pic_sheet(&picture, s.cell, s.rows, s.columns, NULL, err, sizeof err),
                       err);
+    if (!code && cmd_get(c, "under"))
+        code = stack(c, cmd_get(c, "under"), &picture);
     if (!code)
         code = cmd_write(c, "sheet", &picture);
     io_free(&picture);
