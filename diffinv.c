@@ -6,7 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-/* ==== 1. Singular values of a small matrix, double =========================================== */
+/* ==== 1. Singular values of a small matrix, double ======================================== */
 
 static double dot(const double *a, const double *b, int n)
 {
@@ -87,7 +87,7 @@ static void svd(double *w, double *u, double *s, int r, int n)
     }
 }
 
-/* ==== 2. Measurement problems ================================================================ */
+/* ==== 2. Measurement problems ============================================================= */
 
 static size_t size3(const int *s) { return (size_t)s[0] * s[1] * s[2]; }
 
@@ -539,7 +539,7 @@ di_status di_svd_v(di_problem *p, const di_real *xt, di_real *x)
     return p->ctx->status;
 }
 
-/* ==== 3. How good an answer is =============================================================== */
+/* ==== 3. How good an answer is ============================================================ */
 
 double di_rms(const di_real *a, size_t n) { return n ? sqrt(di_dot(a, a, n) / (double)n) : 0; }
 

@@ -212,7 +212,7 @@ di_cost di_run_cost(const di_run *run);
 #endif
 
 #ifdef DIFFINV_KERNELS
-/* ================= Part 2: the numeric floor ================================================ */
+/* ================= Part 2: the numeric floor ============================================== */
 #ifdef __cplusplus
 extern "C" {
 #endif

@@ -123,7 +123,7 @@ INLINE void store(di_real *p, vec a) { *(vec *)p = a; }
 #define TILE 2
 #endif
 
-/* ==== 2. Elementary functions on vectors ===================================================== */
+/* ==== 2. Elementary functions on vectors ================================================== */
 
 /* exp(x), x clamped to where the result is a normal number. 2^n e^r, |r| <= ln2/2, Taylor. */
 INLINE vec vexp(vec x)
@@ -676,7 +676,7 @@ static int self_check(void)
     return x * y - z == 0 && tiny * half != 0;
 }
 
-/* ==== 4. The table of kernels ================================================================ */
+/* ==== 4. The table of kernels ============================================================= */
 
 struct di_kernels {
     const char *name;
@@ -717,7 +717,7 @@ const di_kernels JOIN(di_kernels_, DI_ISA) = {
 
 #ifndef DI_KERNELS_ONLY
 
-/* ==== 5. Context: memory, error text, choice of instruction set ============================== */
+/* ==== 5. Context: memory, error text, choice of instruction set =========================== */
 
 typedef struct block { /* header before every owned allocation */
     struct block *prev, *next;
@@ -1100,7 +1100,7 @@ void di_normal(di_real *out, size_t n, uint64_t seed, uint32_t stream, uint64_t 
     }
 }
 
-/* ==== 8. Reductions ========================================================================== */
+/* ==== 8. Reductions ======================================================================= */
 
 /* sum a*b: lane i%16 in di_real, flushed to double every 256 elements, tree 8-4-2-1. */
 double di_dot(const di_real *a, const di_real *b, size_t n)
@@ -1128,7 +1128,7 @@ int di_finite(const di_real *a, size_t n)
     return 1;
 }
 
-/* ==== 9. Arena: working memory whose size a dry run has found ================================= */
+/* ==== 9. Arena: working memory whose size a dry run has found ============================= */
 
 /* First fit at the lowest address, so a run repeats its dry run's addresses exactly. */
 static size_t arena_take(di_arena *m, size_t size)
@@ -1404,7 +1404,7 @@ void di_tape_back(di_tape *tp)
     tp->recs = 0;
 }
 
-/* ==== 11. Operations ========================================================================= */
+/* ==== 11. Operations ====================================================================== */
 
 /* x (n,have,h,w), have <= c: the channels past it are +0. */
 di_tensor *di_pack(di_tape *tp, int n, int c, int h, int w, const di_real *x, int have)

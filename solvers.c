@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* ==== 1. A run and its helpers =============================================================== */
+/* ==== 1. A run and its helpers ============================================================ */
 
 struct di_run {
     di_ctx *ctx;
@@ -75,13 +75,22 @@ static void discard(di_run *run, size_t size)
                                ? size : run->noise_count - run->noise_used;
 }
 
+/* A prior of the caller's own fails without a text. */
+static di_status heed(di_run *run, di_status s)
+{
+    if (s && !run->ctx->status)
+        di_fail(run->ctx, s, "%s: the prior failed at step %d of %d", run->solver->name,
+                run->step + 1, run->steps);
+    return s;
+}
+
 static di_status predict(di_run *run, double t, const di_real *x, di_real *eps, di_real *v,
                          int keep)
 {
     for (size_t i = 0; i < run->n; i++)
         run->t[i] = t;
     run->cost.net += run->n;
-    return run->prior->eval(run->prior, run->n, run->t, x, eps, v, keep);
+    return heed(run, run->prior->eval(run->prior, run->n, run->t, x, eps, v, keep));
 }
 
 /* r = y - A(x0), per sample; y is shared. */
@@ -348,7 +357,7 @@ static di_status dps(di_run *run)
             run->cost.apply_vjp += run->n;
             for (size_t i = 0; i < run->n * run->d; i++)
                 g[i] = -g[i] * z[i];
-            run->prior->vjp(run->prior, g, e);
+            heed(run, run->prior->vjp(run->prior, g, e));
             run->cost.net_vjp += run->n;
             for (size_t i = 0; i < run->n * run->d; i++)
                 g[i] = (di_real)a * g[i] - (di_real)b * e[i];
@@ -385,8 +394,8 @@ static di_status ddnm(di_run *run)
     for (int k = s.K - 1; k >= 0 && !run->ctx->status; k--) {
         double sg = sqrt((1 - s.abar[k]) / s.abar[k]), next = sqrt((1 - s.prev[k]) / s.prev[k]);
         double lam = next >= sigma_y ? 1 : next / sigma_y;
-        double gam2 = next * next - lam * lam * sigma_y * sigma_y;
-        double gam = eta * sqrt(gam2 > 0 ? gam2 : 0), turn = sqrt(1 - eta * eta) * next / sg;
+        double gam = lam < 1 ? 0 : eta * sqrt(next * next - sigma_y * sigma_y);
+        double turn = sqrt(1 - eta * eta) * next / sg;
         predict(run, s.index[k], x, e, NULL, 0);
         estimate(run, s.abar[k], x, e, clip, x0);                       /* Alg.1 l.3 */
         residual(run, x0, r);
@@ -405,7 +414,7 @@ static di_status ddnm(di_run *run)
     return run->ctx->status ? run->ctx->status : finish(run, x);
 }
 
-/* ==== 7. The table =========================================================================== */
+/* ==== 7. The table ======================================================================== */
 
 #define P_VAR { "var", "auto", "auto|fixed_small|fixed_large|learned_range", \
                 "posterior variance; auto: what the prior was trained for" }
@@ -450,25 +459,26 @@ const di_solver *di_solver_find(const char *name)
     return NULL;
 }
 
-/* Edit distance, cut at 31 characters. */
+/* Edit distance where swapping neighbours costs one; cut at 31 characters. */
 static int distance(const char *a, const char *b)
 {
-    int row[33], la = (int)strlen(a), lb = (int)strlen(b);
+    unsigned char d[32][32];
+    int la = (int)strlen(a), lb = (int)strlen(b);
     la = la > 31 ? 31 : la;
     lb = lb > 31 ? 31 : lb;
-    for (int j = 0; j <= lb; j++)
-        row[j] = j;
-    for (int i = 1; i <= la; i++) {
-        int diagonal = row[0];
-        row[0] = i;
-        for (int j = 1; j <= lb; j++) {
-            int cost = diagonal + (a[i - 1] != b[j - 1]);
-            diagonal = row[j];
-            cost = cost < row[j] + 1 ? cost : row[j] + 1;
-            row[j] = cost < row[j - 1] + 1 ? cost : row[j - 1] + 1;
+    for (int i = 0; i <= la; i++)
+        for (int j = 0; j <= lb; j++) {
+            int least = !i ? j : !j ? i : d[i - 1][j - 1] + (a[i - 1] != b[j - 1]);
+            if (i && j && d[i - 1][j] + 1 < least)
+                least = d[i - 1][j] + 1;
+            if (i && j && d[i][j - 1] + 1 < least)
+                least = d[i][j - 1] + 1;
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]
+                && d[i - 2][j - 2] + 1 < least)
+                least = d[i - 2][j - 2] + 1;
+            d[i][j] = (unsigned char)least;
         }
-    }
-    return row[lb];
+    return d[la][lb];
 }
 
 const char *di_nearest(const char *word, const char *const *words, int n)
@@ -485,7 +495,7 @@ const char *di_nearest(const char *word, const char *const *words, int n)
     return best;
 }
 
-/* ==== 8. The public calls ==================================================================== */
+/* ==== 8. The public calls ================================================================= */
 
 /* Names of the solvers that ask for no more than `allowed`. */
 static void would_do(unsigned allowed, char *list, size_t size)
@@ -501,9 +511,10 @@ static void would_do(unsigned allowed, char *list, size_t size)
         snprintf(list, size, "none yet");
 }
 
-static di_status check_needs(di_ctx *ctx, const di_solver *s, const di_problem *p)
+static di_status check_needs(di_ctx *ctx, const di_solver *s, const di_prior *prior,
+                             const di_problem *p)
 {
-    unsigned have = DI_NEEDS_PROBLEM | DI_NEEDS_NET_VJP;
+    unsigned have = DI_NEEDS_PROBLEM | (prior->vjp ? DI_NEEDS_NET_VJP : 0);
     char others[200];
     if (!p)
         return s->needs & DI_NEEDS_PROBLEM
@@ -521,6 +532,9 @@ static di_status check_needs(di_ctx *ctx, const di_solver *s, const di_problem *
     if (!missing)
         return DI_OK;
     would_do(have, others, sizeof others);
+    if (missing & DI_NEEDS_NET_VJP)
+        return di_fail(ctx, DI_EUSAGE, "solver %s needs the prior's derivative, which this prior "
+                       "lacks; these would do: %s", s->name, others);
     return di_fail(ctx, DI_EUSAGE, "solver %s needs %s, which problem %s lacks; these would do: "
                    "%s", s->name, missing & DI_NEEDS_LINEAR ? "a linear map"
                    : missing & DI_NEEDS_PINV ? "a pseudo-inverse" : "a derivative", p->name,
@@ -531,7 +545,7 @@ di_status di_run_open(di_ctx *ctx, const di_solver *s, di_prior *prior, const di
                       di_run **out)
 {
     *out = NULL;
-    if (check_needs(ctx, s, problem))
+    if (check_needs(ctx, s, prior, problem))
         return ctx->status;
     if (problem && (problem->x[0] != prior->c || problem->x[1] != prior->h
                     || problem->x[2] != prior->w))
@@ -654,6 +668,7 @@ di_status di_run_go(di_run *run, const di_real *y, uint64_t seed, uint64_t first
     run->seed = seed;
     run->first = first;
     run->step = run->steps = 0;
+    run->noise_used = 0;
     memset(&run->cost, 0, sizeof run->cost);
     memset(x, 0, n * run->d * sizeof *x);
     run->work = di_new(run->ctx, work_elements(run, n), sizeof(di_real));

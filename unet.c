@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* ==== 1. The network's parts ================================================================= */
+/* ==== 1. The network's parts ============================================================== */
 
 enum { LEVELS = 16, MAX_BLOCKS = 16, NAME = 256 };
 enum { RESAMPLE_NONE, RESAMPLE_RES, RESAMPLE_CONV, RESAMPLE_POOL };
@@ -67,7 +67,7 @@ struct di_net {
     di_tensor *x, *y;           /* input and output of the pass under way */
 };
 
-/* ==== 2. Reading the head of a weight file =================================================== */
+/* ==== 2. Reading the head of a weight file ================================================ */
 
 typedef struct entry {
     uint64_t off, bytes, dim[4];
@@ -285,7 +285,7 @@ static di_status read_index(loader *L)
     return L->ctx->status;
 }
 
-/* ==== 3. Metadata to options ================================================================= */
+/* ==== 3. Metadata to options ============================================================== */
 
 static const char *meta_get(loader *L, const char *key, int required)
 {
@@ -462,7 +462,7 @@ static di_status read_config(loader *L)
     return L->ctx->status;
 }
 
-/* ==== 4. Names to layers ===================================================================== */
+/* ==== 4. Names to layers ================================================================== */
 
 static void offend(loader *L, const char *format, const char *name, const char *more)
 {
@@ -783,7 +783,7 @@ di_status di_net_open(di_ctx *ctx, di_read_fn read, void *user, uint64_t size, u
     return s;
 }
 
-/* ==== 5. The forward pass ==================================================================== */
+/* ==== 5. The forward pass ================================================================= */
 
 static di_tensor *resample(di_tape *tp, di_tensor *x, int dir)
 {
@@ -947,7 +947,7 @@ static void backward(di_net *net, const di_real *gy, int have, di_real *gx)
     di_drop(tp, net->x->g);
 }
 
-/* ==== 6. Plans and the public calls ========================================================== */
+/* ==== 6. Plans and the public calls ======================================================= */
 
 /* Bytes of working memory by a dry run; also counts multiply-adds. 0 after a failure. */
 static size_t plan(di_net *net, size_t n, int h, int w, int vjp)
@@ -1105,7 +1105,7 @@ void di_net_close(di_net *net)
     di_free(ctx, net);
 }
 
-/* ==== 7. A network as a prior ================================================================ */
+/* ==== 7. A network as a prior ============================================================= */
 
 typedef struct net_prior {
     di_prior p;
