@@ -1,5 +1,5 @@
 /* diffinv.c: the inverse problem. Measurement maps A with derivative, pseudo-inverse and SVD,
-   residual and PSNR, and analytic priors. Knows nothing of solvers, nor where arrays came from. */
+   residual and PSNR, analytic priors. Knows nothing of solvers, nor where arrays came from. */
 #define DIFFINV_KERNELS
 #include "diffinv.h"
 
@@ -119,7 +119,8 @@ di_status di_apply_pinv(const di_problem *p, size_t n, const di_real *y, di_real
 static void *problem_new(di_ctx *ctx, size_t size, const char *name, int c, int h, int w)
 {
     if (c < 1 || h < 1 || w < 1 || c > 65536 || h > 65536 || w > 65536) {
-        di_fail(ctx, DI_EUSAGE, "problem %s: image shape %dx%dx%d is impossible", name, c, h, w);
+        di_fail(ctx, DI_EUSAGE, "problem %s: image shape %dx%dx%d is impossible", name, c, h,
+                w);
         return NULL;
     }
     di_problem *p = di_new(ctx, 1, size);
@@ -172,8 +173,8 @@ static di_status masked_new(di_ctx *ctx, const char *name, int c, int h, int w,
             return DI_EMEMORY;
         for (size_t i = 0; i < n; i++) {
             if (mask[i] != 0 && mask[i] != 1)
-                return di_fail(ctx, DI_EINPUT, "inpaint: the mask holds %g at row %d, column %d; "
-                               "a mask is 0 (missing) and 1 (known)", (double)mask[i],
+                return di_fail(ctx, DI_EINPUT, "inpaint: the mask holds %g at row %d, column "
+                               "%d; a mask is 0 (missing) and 1 (known)", (double)mask[i],
                                (int)(i / w), (int)(i % w));
             q->mask[i] = mask[i];
             kept += mask[i] == 1;
@@ -213,7 +214,8 @@ typedef struct separable {
 static const double SVD_FLOOR = 0.03;
 
 /* dense (rows x cols), double -> sparse, and its transpose. */
-static di_status map1_make(di_ctx *ctx, map1 *m, map1 *t, const double *dense, int rows, int cols)
+static di_status map1_make(di_ctx *ctx, map1 *m, map1 *t, const double *dense, int rows,
+                           int cols)
 {
     int taps = 0;
     for (size_t i = 0; i < (size_t)rows * cols; i++)
@@ -304,8 +306,9 @@ static di_status map1_svd(di_ctx *ctx, map1 *m)
 }
 
 /* out (a x b) = P in (h x w) Q^T, P (a x h) and Q (b x w) dense with strides; double inside. */
-static void two_sided(double *out, double *work, const double *in, int h, int w, const double *P,
-                      int pi, int pk, int a, const double *Q, int qi, int qk, int b)
+static void two_sided(double *out, double *work, const double *in, int h, int w,
+                      const double *P, int pi, int pk, int a, const double *Q, int qi, int qk,
+                      int b)
 {
     for (int i = 0; i < a; i++)
         for (int j = 0; j < w; j++) {
@@ -594,7 +597,8 @@ static double gauss_abar(const gauss *g, double t)
 }
 
 /* out = sqrt(1-abar) (abar C + (1-abar) I)^-1 in */
-static void gauss_map(gauss *g, double abar, const di_real *in, const di_real *mean, di_real *out)
+static void gauss_map(gauss *g, double abar, const di_real *in, const di_real *mean,
+                      di_real *out)
 {
     size_t d = g->d;
     double *a = g->work, *b = a + d, gain = sqrt(1 - abar);
@@ -676,8 +680,10 @@ di_status di_prior_gauss(di_ctx *ctx, int c, int h, int w, const di_real *mean,
         }
         svd(g->q, u, g->lambda, (int)d, (int)d);
         for (size_t i = 0; i < d; i++) /* u = q where the eigenvalue is positive */
-            if (g->lambda[i] > 1e-6 * g->lambda[0] && dot(u + i * d, g->q + i * d, (int)d) < 0.5)
-                return di_fail(ctx, DI_EINPUT, "gauss: the covariance has a negative eigenvalue");
+            if (g->lambda[i] > 1e-6 * g->lambda[0]
+                && dot(u + i * d, g->q + i * d, (int)d) < 0.5)
+                return di_fail(ctx, DI_EINPUT, "gauss: the covariance has a negative "
+                               "eigenvalue");
         di_free(ctx, u);
     }
     for (size_t i = 0; !full && i < d; i++) {

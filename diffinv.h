@@ -25,7 +25,7 @@ typedef float di_real;
 extern "C" {
 #endif
 
-/* ---- Context ------------------------------------------------------------------------------ */
+/* ---- Context ----------------------------------------------------------------------------- */
 
 /* The numbers are the command's exit codes. */
 typedef enum di_status {
@@ -56,12 +56,12 @@ void di_set_threads(di_ctx *ctx, int threads);            /* >= 1; without OpenM
 di_status di_set_isa(di_ctx *ctx, const char *isa);       /* before networks are opened */
 /* The numeric class: 0 exact (default), 1 fast (Winograd). Before networks are opened. */
 void di_set_fast(di_ctx *ctx, int fast);
-const char *di_isa(const di_ctx *ctx);                    /* baseline, v3 or v4 (neon: aarch64) */
+const char *di_isa(const di_ctx *ctx);                    /* baseline, v3, v4; neon: aarch64 */
 const char *di_isa_list(int i); /* the i-th compiled in that this processor runs, or NULL */
 size_t di_bytes(const di_ctx *ctx);                       /* bytes allocated now */
 size_t di_bytes_peak(const di_ctx *ctx);
 
-/* ---- Networks ----------------------------------------------------------------------------- */
+/* ---- Networks ---------------------------------------------------------------------------- */
 
 /* Reads n bytes at offset into dst; returns 0 on success. */
 typedef int (*di_read_fn)(void *user, uint64_t offset, void *dst, size_t n);
@@ -92,7 +92,7 @@ size_t di_net_weight_bytes(const di_net *net, int vjp);
 di_status di_net_run(di_net *net, size_t n, int h, int w, const double *t, const int *label,
                      const di_real *x, di_real *y, const di_real *gy, di_real *gx);
 
-/* ---- Priors: what a solver sees of a diffusion model --------------------------------------- */
+/* ---- Priors: what a solver sees of a diffusion model ------------------------------------- */
 
 enum { DI_VAR_NONE, DI_VAR_FIXED_SMALL, DI_VAR_FIXED_LARGE, DI_VAR_LEARNED_RANGE };
 
@@ -120,7 +120,7 @@ di_status di_prior_net(di_net *net, int h, int w, di_prior **prior);
 di_status di_prior_gauss(di_ctx *ctx, int c, int h, int w, const di_real *mean,
                          const di_real *cov, int full, di_prior **prior);
 
-/* ---- Measurement problems ------------------------------------------------------------------ */
+/* ---- Measurement problems ---------------------------------------------------------------- */
 
 /* A known map A from images x to measurements y, with its derivative. */
 struct di_problem {
@@ -159,7 +159,7 @@ double di_rms(const di_real *a, size_t n);                    /* sqrt(mean a^2),
 double di_residual(const di_problem *p, const di_real *x, const di_real *y, di_real *work);
 double di_psnr(const di_real *a, const di_real *b, size_t n); /* on clip((x+1)/2,0,1), dB */
 
-/* ---- Solvers ------------------------------------------------------------------------------- */
+/* ---- Solvers ----------------------------------------------------------------------------- */
 
 enum { DI_NEEDS_PROBLEM = 1, DI_NEEDS_VJP = 2, DI_NEEDS_LINEAR = 4, DI_NEEDS_PINV = 8,
        DI_NEEDS_NET_VJP = 16 };
@@ -183,7 +183,7 @@ const char *di_nearest(const char *word, const char *const *words, int n); /* fo
 typedef struct di_step {
     int step, steps;        /* 1..steps */
     double t, sigma;        /* network time; noise level sqrt((1-abar)/abar) */
-    double residual;        /* ||y - A(x0)|| / sqrt(m) of the first image; -1 without a problem */
+    double residual;        /* ||y - A(x0)|| / sqrt(m), first image; -1 without a problem */
     const di_real *x, *x0;  /* (n,C,H,W) iterate and estimate of the clean image */
 } di_step;
 typedef int (*di_report_fn)(void *user, const di_step *s); /* nonzero: stop */
@@ -191,8 +191,8 @@ typedef struct di_cost {
     uint64_t net, net_vjp, apply, apply_vjp; /* per image, summed over the batch */
 } di_cost;
 
-di_status di_run_open(di_ctx *ctx, const di_solver *s, di_prior *prior, const di_problem *problem,
-                      di_run **run);               /* problem NULL: unconditional sampling */
+di_status di_run_open(di_ctx *ctx, const di_solver *s, di_prior *prior,
+                      const di_problem *problem, di_run **run); /* problem NULL: sampling */
 void di_run_close(di_run *run);
 di_status di_run_set(di_run *run, const char *key, const char *value);
 const char *di_run_get(const di_run *run, const char *key);
@@ -217,7 +217,7 @@ di_cost di_run_cost(const di_run *run);
 extern "C" {
 #endif
 
-/* ---- Context internals --------------------------------------------------------------------- */
+/* ---- Context internals ------------------------------------------------------------------- */
 
 typedef struct di_kernels di_kernels;
 struct di_ctx {
@@ -235,15 +235,15 @@ di_status di_fail(di_ctx *ctx, di_status s, const char *format, ...);
 void *di_new(di_ctx *ctx, size_t count, size_t size); /* zeroed, 64-byte aligned, owned */
 void di_free(di_ctx *ctx, void *p);
 
-/* ---- Elementary functions, double, at most 2 ulp -------------------------------------------- */
+/* ---- Elementary functions, double, at most 2 ulp ----------------------------------------- */
 
 double di_exp(double x);
 double di_log(double x);
 double di_sin(double x); /* |x| < 1e6 */
 double di_cos(double x);
-int di_parse(const char *s, size_t len, double *value); /* decimal number, whole; 0 on success */
+int di_parse(const char *s, size_t len, double *value); /* the whole text; 0 on success */
 
-/* ---- Random numbers: Philox4x32-10, a pure function of its arguments ------------------------- */
+/* ---- Random numbers: Philox4x32-10, a pure function of its arguments --------------------- */
 
 enum { DI_STREAM_INIT, DI_STREAM_SOLVER, DI_STREAM_MEASURE, DI_STREAM_MASK, DI_STREAM_KERNEL };
 void di_philox(uint64_t seed, const uint32_t counter[4], uint32_t out[4]);
@@ -252,12 +252,12 @@ void di_normal(di_real *out, size_t n, uint64_t seed, uint32_t stream, uint64_t 
                uint32_t draw);
 uint32_t di_bits(size_t i, uint64_t seed, uint32_t stream, uint64_t sample, uint32_t draw);
 
-/* ---- Reductions, in the fixed order of lanes i%16 ------------------------------------------- */
+/* ---- Reductions, in the fixed order of lanes i%16 ---------------------------------------- */
 
 double di_dot(const di_real *a, const di_real *b, size_t n);
 int di_finite(const di_real *a, size_t n);
 
-/* ---- Tensors -------------------------------------------------------------------------------- */
+/* ---- Tensors ----------------------------------------------------------------------------- */
 
 /* Blocks of 16 channels with a one-pixel border of +0: blk[n*cb + c/16] points to
    [h+2][w+2][16]; channels past c are +0. A tensor may be a view of others' blocks. */
@@ -287,7 +287,7 @@ typedef struct di_norm {
     di_real *g, *b;         /* (c) */
 } di_norm;
 
-/* ---- The tape ------------------------------------------------------------------------------- */
+/* ---- The tape ---------------------------------------------------------------------------- */
 
 /* Working memory: first fit in a region whose size a dry run has found. */
 typedef struct di_arena {
@@ -317,8 +317,9 @@ void di_tape_back(di_tape *tp);        /* from the outputs' g to the inputs' g *
 
 /* Every operation returns a new tensor, or NULL after a failure; NULL is a legal input. */
 di_tensor *di_tensor_new(di_tape *tp, int n, int c, int h, int w);
-void di_drop(di_tape *tp, di_tensor *t);                          /* its data is not read again */
-di_tensor *di_pack(di_tape *tp, int n, int c, int h, int w, const di_real *planar, int have);
+void di_drop(di_tape *tp, di_tensor *t);                 /* its data is not read again */
+di_tensor *di_pack(di_tape *tp, int n, int c, int h, int w, const di_real *planar,
+                   int have);
 /* planar (n,c,h,w) = channels from..from+c of t */
 void di_unpack(di_tape *tp, const di_tensor *t, int from, int c, di_real *planar);
 di_tensor *di_convolve(di_tape *tp, di_tensor *x, const di_conv *w, di_tensor *add,

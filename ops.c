@@ -20,7 +20,7 @@
 #error "diffinv must not be compiled with -ffast-math: results would differ between machines"
 #endif
 #if defined __FLT_EVAL_METHOD__ && __FLT_EVAL_METHOD__ != 0
-#error "diffinv needs FLT_EVAL_METHOD 0 (on x86: -msse2 -mfpmath=sse; on s390x: -fexcess-precision=fast)"
+#error "FLT_EVAL_METHOD must be 0: x86 -msse2 -mfpmath=sse, s390x -fexcess-precision=fast"
 #endif
 #if defined __i386__ && !defined __SSE2_MATH__
 #error "diffinv needs SSE2 arithmetic on 32-bit x86: add -msse2 -mfpmath=sse"
@@ -193,8 +193,9 @@ typedef struct conv_args {
 
 enum { FIRST = 1, LAST = 2 };
 
-INLINE void conv_tile(const int tile, const ptrdiff_t step, const conv_args *a, di_real *y, const di_real *x,
-                      const di_real *w, const di_real *bias, const di_real *add, int pass)
+INLINE void conv_tile(const int tile, const ptrdiff_t step, const conv_args *a, di_real *y,
+                      const di_real *x, const di_real *w, const di_real *bias,
+                      const di_real *add, int pass)
 {
     vec acc[TILE][VPB];
     UNROLL
@@ -406,7 +407,8 @@ static void wino_product(di_real *M, const di_real *V, size_t stride, const di_r
         }
 }
 
-static void wino_output(const conv_args *a, const di_real *M, int n, int ob, int first, int count)
+static void wino_output(const conv_args *a, const di_real *M, int n, int ob, int first,
+                        int count)
 {
     ptrdiff_t pitch = (ptrdiff_t)(a->w + 2) * 16;
     int o = n * a->ob + ob;
@@ -687,8 +689,8 @@ struct di_kernels {
                    int, int, int);
     void (*softmax)(di_real *, int, int, int, di_real);
     void (*norm_stats)(double *, di_real *const *, int, int, int, int);
-    void (*norm_apply)(di_real *const *, di_real *const *, const di_real *, const di_real *, int,
-                       int, int, int, int);
+    void (*norm_apply)(di_real *const *, di_real *const *, const di_real *, const di_real *,
+                       int, int, int, int, int);
     void (*norm_vjp_sums)(double *, di_real *const *, di_real *const *, const di_real *,
                           const di_real *, int, int, int, int, int);
     void (*norm_vjp_apply)(di_real *const *, di_real *const *, di_real *const *,
@@ -711,8 +713,8 @@ struct di_kernels {
 #define TEXT(a) TEXT2(a)
 extern const di_kernels JOIN(di_kernels_, DI_ISA);
 const di_kernels JOIN(di_kernels_, DI_ISA) = {
-    TEXT(DI_ISA), self_check, conv, wino, matmul, softmax, norm_stats, norm_apply, norm_vjp_sums,
-    norm_vjp_apply, axpy, upsample, pool
+    TEXT(DI_ISA), self_check, conv, wino, matmul, softmax, norm_stats, norm_apply,
+    norm_vjp_sums, norm_vjp_apply, axpy, upsample, pool
 };
 
 #ifndef DI_KERNELS_ONLY
@@ -739,8 +741,8 @@ static void *default_alloc(void *user, void *p, size_t old_size, size_t new_size
 void *di_new(di_ctx *ctx, size_t count, size_t size)
 {
     if (size && count > ((size_t)-1 - 2 * HEADER) / size) {
-        di_fail(ctx, DI_EMEMORY, "out of memory: %.0f x %.0f bytes are more than an address can "
-                "say", (double)count, (double)size);
+        di_fail(ctx, DI_EMEMORY, "out of memory: %.0f x %.0f bytes are more than can be "
+                "addressed", (double)count, (double)size);
         return NULL;
     }
     size_t total = count * size + 2 * HEADER;
@@ -1284,7 +1286,7 @@ static di_buf *buf_new(di_tape *tp, size_t size)
     b->refs = 1;
     b->off = arena_take(&tp->arena, b->size);
     if (!tp->dry && tp->arena.top > tp->arena.size) {
-        tape_fail(tp, DI_EMEMORY, "working memory too small: the plan was made for another size");
+        tape_fail(tp, DI_EMEMORY, "working memory too small: planned for another size");
         return NULL;
     }
     return b;
@@ -1416,8 +1418,8 @@ di_tensor *di_pack(di_tape *tp, int n, int c, int h, int w, const di_real *x, in
             di_real *p = t->blk[b] + ((size_t)(i + 1) * (w + 2) + 1) * 16;
             for (int j = 0; j < w; j++)
                 for (int l = 0; l < 16; l++, p++)
-                    *p = c0 + l < have ? x[(((size_t)(b / t->cb) * have + c0 + l) * h + i) * w + j]
-                                       : 0;
+                    *p = c0 + l < have
+                             ? x[(((size_t)(b / t->cb) * have + c0 + l) * h + i) * w + j] : 0;
         }
     }
     return t;
@@ -1452,8 +1454,9 @@ static int wants_wino(const di_ctx *ctx, const di_conv *w, int h, int wd)
 /* U = G g G^T of w (oc x ic, or its transpose), in double, packed [oc/16][36][ic][16]. */
 static di_real *wino_weights(di_ctx *ctx, const di_real *packed, int oc, int ic)
 {
-    static const volatile double table[6][3] = { { 1.0 / 4, 0, 0 }, { -1.0 / 6, -1.0 / 6, -1.0 / 6 },
-        { -1.0 / 6, 1.0 / 6, -1.0 / 6 }, { 1.0 / 24, 1.0 / 12, 1.0 / 6 },
+    static const volatile double table[6][3] = { { 1.0 / 4, 0, 0 },
+        { -1.0 / 6, -1.0 / 6, -1.0 / 6 }, { -1.0 / 6, 1.0 / 6, -1.0 / 6 },
+        { 1.0 / 24, 1.0 / 12, 1.0 / 6 },
         { 1.0 / 24, -1.0 / 12, 1.0 / 6 }, { 0, 0, 1 } };
     double G[6][3]; /* unknown to the compiler: gcc 12 turns known +- pairs into fmaddsub even
                        where contraction is off */
@@ -1491,7 +1494,7 @@ size_t di_conv_bytes(const di_ctx *ctx, int oc, int ic, int k)
     return (size_t)((oc + 15) / 16) * ((ic + 15) / 16) * each * 256 * sizeof(di_real);
 }
 
-/* Position of weight (o, i, tap) in the packed array of a convolution with `ib` input blocks. */
+/* Position of weight (o, i, tap) in the packed array, ib: number of input blocks. */
 static size_t packed_at(int o, int i, int tap, int ib, int taps)
 {
     return (((((size_t)(o / 16) * ib + i / 16) * taps) + tap) * 16 + i % 16) * 16 + o % 16;
@@ -1585,7 +1588,8 @@ static void run_conv(di_tape *tp, di_tensor *y, const di_tensor *x, const di_rea
     buf_drop(tp, scratch);
 }
 
-static const char class_changed[] = "the numeric class was changed after the network was opened";
+static const char class_changed[] =
+    "the numeric class was changed after the network was opened";
 
 /* gx = W^T gy; stride 2 goes through gy spread out on the input's grid. add: gadd = gy. */
 static void conv_vjp(di_tape *tp, di_rec *r)
@@ -1601,8 +1605,8 @@ static void conv_vjp(di_tape *tp, di_rec *r)
             memset(spread->blk[b], 0, plane(spread) * sizeof(di_real));
             for (int i = 0; i < gy->h; i++)
                 for (int j = 0; j < gy->w; j++)
-                    memcpy(spread->blk[b]
-                           + ((size_t)(2 * i + 1 + w->end) * (spread->w + 2) + 2 * j + 1 + w->end) * 16,
+                    memcpy(spread->blk[b] + ((size_t)(2 * i + 1 + w->end) * (spread->w + 2)
+                                             + 2 * j + 1 + w->end) * 16,
                            gy->blk[b] + ((size_t)(i + 1) * (gy->w + 2) + j + 1) * 16,
                            16 * sizeof(di_real));
         }
@@ -1614,8 +1618,8 @@ static void conv_vjp(di_tape *tp, di_rec *r)
     if (fast && live(tp) && !w->ut)
         tape_fail(tp, DI_EUSAGE, class_changed);
     if (r->x->g)
-        run_conv(tp, r->x->g, spread ? spread : gy, fast ? w->ut : w->wt, NULL, NULL, 1, w->k, 1,
-                 0, acc, fast);
+        run_conv(tp, r->x->g, spread ? spread : gy, fast ? w->ut : w->wt, NULL, NULL, 1, w->k,
+                 1, 0, acc, fast);
     di_drop(tp, spread);
     tp->macs += (double)w->k * w->k * w->ic * w->oc * r->y->h * r->y->w * r->y->n;
     if (r->add && r->add->need) {
@@ -1624,7 +1628,8 @@ static void conv_vjp(di_tape *tp, di_rec *r)
     }
 }
 
-di_tensor *di_convolve(di_tape *tp, di_tensor *x, const di_conv *w, di_tensor *add, double scale)
+di_tensor *di_convolve(di_tape *tp, di_tensor *x, const di_conv *w, di_tensor *add,
+                       double scale)
 {
     if (!x || tp->failed)
         return NULL;
@@ -1701,12 +1706,13 @@ static void norm_coefficients(const di_tape *tp, norm_saved *s, const di_tensor 
         }
 }
 
-/* With xh = (x-m)r, q = S gy f'(u): gx = r (q - mean(q) - xh mean(q xh)), means over a group. */
+/* xh = (x-m)r, q = S gy f'(u): gx = r (q - mean(q) - xh mean(q xh)), means over a group. */
 static void norm_vjp(di_tape *tp, di_rec *r)
 {
     const di_norm *w = r->weight;
     di_tensor *x = r->x, *g = r->y->g;
-    di_buf *work = buf_new(tp, (size_t)x->n * x->cb * 16 * (2 * sizeof(double) + 4 * sizeof(di_real)));
+    di_buf *work = buf_new(tp, (size_t)x->n * x->cb * 16
+                               * (2 * sizeof(double) + 4 * sizeof(di_real)));
     if (work && live(tp)) {
         norm_saved s = norm_layout(buf_data(tp, r->saved), x, w->groups);
         double *sums = buf_data(tp, work);

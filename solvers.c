@@ -58,8 +58,8 @@ static void normal(di_run *run, di_real *z, size_t size, uint32_t stream, uint32
         di_normal(z + i * size, size, run->seed, stream, run->first + i, draw);
     for (size_t i = 0; run->noise && i < size; i++) {
         if (run->noise_used == run->noise_count) {
-            di_fail(run->ctx, DI_EUSAGE, "%s: the noise file ran out after %.0f values, at step "
-                    "%d of %d", run->solver->name, (double)run->noise_count, run->step + 1,
+            di_fail(run->ctx, DI_EUSAGE, "%s: the noise file ran out after %.0f values, at "
+                    "step %d of %d", run->solver->name, (double)run->noise_count, run->step + 1,
                     run->steps);
             return;
         }
@@ -212,14 +212,14 @@ static int variance(const di_run *run)
             : is(run, "var", "fixed_small") ? DI_VAR_FIXED_SMALL
             : is(run, "var", "fixed_large") ? DI_VAR_FIXED_LARGE : DI_VAR_LEARNED_RANGE;
     if (v == DI_VAR_LEARNED_RANGE && run->prior->variance != v)
-        di_fail(run->ctx, DI_EUSAGE, "%s: var=learned_range, but this prior has no variance head; "
-                "use fixed_large or fixed_small", run->solver->name);
+        di_fail(run->ctx, DI_EUSAGE, "%s: var=learned_range, but this prior has no variance "
+                "head; use fixed_large or fixed_small", run->solver->name);
     return v == DI_VAR_NONE ? DI_VAR_FIXED_LARGE : v;
 }
 
-/* x0 = x/sqrt(abar) - sqrt(1/abar - 1) e, clamped to [-1,1] when clip. In place over e is fine. */
-static void estimate(const di_run *run, double abar, const di_real *x, const di_real *e, int clip,
-                     di_real *x0)
+/* x0 = x/sqrt(abar) - sqrt(1/abar - 1) e, clamped to [-1,1] when clip. x0 may be e. */
+static void estimate(const di_run *run, double abar, const di_real *x, const di_real *e,
+                     int clip, di_real *x0)
 {
     di_real a = (di_real)sqrt(1 / abar), b = (di_real)sqrt(1 / abar - 1);
     for (size_t i = 0; i < run->n * run->d; i++) {
@@ -232,7 +232,8 @@ static void estimate(const di_run *run, double abar, const di_real *x, const di_
    next = c1 x0 + c2 x + [k>0] exp(logvar/2) z. v: the variance head or NULL. z is drawn also
    at k = 0, as the official programs do. */
 static void ancestral(di_run *run, const schedule *s, int k, int var, const di_real *x0,
-                      const di_real *x, const di_real *v, di_real *z, uint32_t draw, di_real *next)
+                      const di_real *x, const di_real *v, di_real *z, uint32_t draw,
+                      di_real *next)
 {
     double log_beta = di_log(s->beta[k]), log_btil = s->log_btil[k];
     di_real c1 = (di_real)(s->beta[k] * sqrt(s->prev[k]) / (1 - s->abar[k]));
@@ -277,7 +278,8 @@ static di_status ddpm(di_run *run)
    J. Song, C. Meng, S. Ermon, "Denoising Diffusion Implicit Models", arXiv 2010.02502v4, eq. 12
    and 16. The noise direction is re-derived from the clipped x0, as openai/guided-diffusion. */
 
-/* next = sqrt(prev) x0 + sqrt(1-prev-sg^2) e' + [k>0] sg z, e' = (x/sqrt(abar) - x0)/sqrt(1/abar-1) */
+/* next = sqrt(prev) x0 + sqrt(1-prev-sg^2) e' + [k>0] sg z,
+   e' = (x/sqrt(abar) - x0) / sqrt(1/abar - 1) */
 static void implicit(di_run *run, const schedule *s, int k, double eta, const di_real *x0,
                      const di_real *x, di_real *z, uint32_t draw, di_real *next)
 {
@@ -518,8 +520,8 @@ static di_status check_needs(di_ctx *ctx, const di_solver *s, const di_prior *pr
     char others[200];
     if (!p)
         return s->needs & DI_NEEDS_PROBLEM
-                   ? di_fail(ctx, DI_EUSAGE, "solver %s needs a problem to solve (-p); to sample "
-                             "the prior alone use ddpm or ddim", s->name) : DI_OK;
+                   ? di_fail(ctx, DI_EUSAGE, "solver %s needs a problem to solve (-p); to "
+                             "sample the prior alone use ddpm or ddim", s->name) : DI_OK;
     have |= p->vjp ? DI_NEEDS_VJP : 0;
     have |= p->linear ? DI_NEEDS_LINEAR : 0;
     have |= p->pinv ? DI_NEEDS_PINV : 0;
@@ -533,16 +535,16 @@ static di_status check_needs(di_ctx *ctx, const di_solver *s, const di_prior *pr
         return DI_OK;
     would_do(have, others, sizeof others);
     if (missing & DI_NEEDS_NET_VJP)
-        return di_fail(ctx, DI_EUSAGE, "solver %s needs the prior's derivative, which this prior "
-                       "lacks; these would do: %s", s->name, others);
-    return di_fail(ctx, DI_EUSAGE, "solver %s needs %s, which problem %s lacks; these would do: "
-                   "%s", s->name, missing & DI_NEEDS_LINEAR ? "a linear map"
+        return di_fail(ctx, DI_EUSAGE, "solver %s needs the prior's derivative, which this "
+                       "prior lacks; these would do: %s", s->name, others);
+    return di_fail(ctx, DI_EUSAGE, "solver %s needs %s, which problem %s lacks; these would "
+                   "do: %s", s->name, missing & DI_NEEDS_LINEAR ? "a linear map"
                    : missing & DI_NEEDS_PINV ? "a pseudo-inverse" : "a derivative", p->name,
                    others);
 }
 
-di_status di_run_open(di_ctx *ctx, const di_solver *s, di_prior *prior, const di_problem *problem,
-                      di_run **out)
+di_status di_run_open(di_ctx *ctx, const di_solver *s, di_prior *prior,
+                      const di_problem *problem, di_run **out)
 {
     *out = NULL;
     if (check_needs(ctx, s, prior, problem))

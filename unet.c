@@ -147,8 +147,9 @@ static di_status read_head(loader *L)
         if (h[i])
             return bad(L, "reserved header bytes are not zero");
     if (u64(h + 16) != L->size)
-        return di_fail(L->ctx, DI_EINPUT, "weight file: has %.0f bytes but says %.0f: cut short, "
-                       "or something was appended; fetch or convert it again", (double)L->size,
+        return di_fail(L->ctx, DI_EINPUT, "weight file: has %.0f bytes but says %.0f: cut "
+                       "short, or something was appended; fetch or convert it again",
+                       (double)L->size,
                        (double)u64(h + 16));
     uint64_t at = 128;
     for (int i = 0; i < 4; i++) { /* metadata, index, names, data: in order, inside the file */
@@ -160,7 +161,7 @@ static di_status read_head(loader *L)
     uint64_t meta_len = u64(h + 32), names_len = u64(h + 64), data_off = u64(h + 72);
     uint32_t count = u32(h + 88), align = u32(h + 92);
     if (align < 64 || align > 65536 || (align & (align - 1)) || data_off % align)
-        return bad(L, "alignment is not a power of two in 64..65536 or the data is not aligned");
+        return bad(L, "alignment is no power of two in 64..65536 or the data is not aligned");
     if (count > 65536 || u64(h + 48) != 64 * (uint64_t)count)
         return bad(L, "the tensor count does not fit the index");
     if (meta_len > 1 << 20 || names_len > (uint64_t)count * 255 || data_off > 64u << 20)
@@ -304,7 +305,8 @@ static double meta_number(loader *L, const char *key, double lo, double hi, int 
 {
     const char *s = meta_get(L, key, 1);
     double v = lo;
-    if (s && (di_parse(s, strlen(s), &v) || !(v >= lo && v <= hi) || (whole && v != floor(v)))) {
+    if (s && (di_parse(s, strlen(s), &v) || !(v >= lo && v <= hi)
+              || (whole && v != floor(v)))) {
         di_fail(L->ctx, DI_EINPUT, "weight file: metadata '%s=%.40s' is not a%s number in "
                 "%g..%g", key, s, whole ? " whole" : "", lo, hi);
         v = lo;
@@ -349,8 +351,8 @@ static void meta_list(loader *L, const char *key, int count, const char *words, 
         int wrong = words ? (index[i] = word_index(s, n, words)) < 0
                           : di_parse(s, n, &number[i]) != 0;
         if (wrong || (s[n] == ',') != (i + 1 < count)) {
-            di_fail(L->ctx, DI_EINPUT, "weight file: metadata '%s' must list %d values%s%s", key,
-                    count, words ? " of " : "", words ? words : "");
+            di_fail(L->ctx, DI_EINPUT, "weight file: metadata '%s' must list %d values%s%s",
+                    key, count, words ? " of " : "", words ? words : "");
             return;
         }
         s += n + 1;
@@ -449,7 +451,8 @@ static di_status read_config(loader *L)
     meta_number(L, "data.shift", -1e6, 1e6, 0);
     meta_number(L, "data.scale", -1e6, 1e6, 0);
     meta_word(L, "data.channels", "rgb|gray|complex");
-    if (!L->ctx->status && f->out != f->pred_channels * (f->var == DI_VAR_LEARNED_RANGE ? 2 : 1))
+    int halves = f->var == DI_VAR_LEARNED_RANGE ? 2 : 1;
+    if (!L->ctx->status && f->out != f->pred_channels * halves)
         di_fail(L->ctx, DI_EINPUT, "weight file: net.out=%d does not fit pred.channels=%d and "
                 "pred.var", f->out, f->pred_channels);
     if (!L->ctx->status && (f->stem % 16 || f->emb % 16 || f->base % 2 || f->base < 4))
@@ -568,8 +571,8 @@ static di_real *vector(loader *L, const char *prefix, const char *leaf, int n)
 }
 
 /* rank 4: [oc][ic][k][k]; rank 2: [oc][ic]. Constant: off the image's path, never derived. */
-static void bind_conv(loader *L, di_conv *w, const char *prefix, int rank, int oc, int ic, int k,
-                      int constant)
+static void bind_conv(loader *L, di_conv *w, const char *prefix, int rank, int oc, int ic,
+                      int k, int constant)
 {
     int d[4] = { oc, ic, k, k };
     w->oc = oc;
@@ -632,8 +635,8 @@ static void bind_att(loader *L, att *a, const char *prefix, int c, int heads, in
     if (f->head_channels)
         heads = c % f->head_channels ? 0 : c / f->head_channels;
     if (heads < 1 || c % heads) {
-        di_fail(L->ctx, DI_EINPUT, "weight file: %s: %d channels do not split into heads", prefix,
-                c);
+        di_fail(L->ctx, DI_EINPUT, "weight file: %s: %d channels do not split into heads",
+                prefix, c);
         return;
     }
     a->heads = heads;
@@ -740,8 +743,8 @@ static di_status bind_all(loader *L)
     if (L->ctx->status)
         return L->ctx->status;
     if (L->wrong)
-        return di_fail(L->ctx, DI_EINPUT, "weight file: %d tensors do not fit the network of the "
-                       "metadata: %s%s", L->wrong, L->list, L->wrong > 6 ? "; ..." : "");
+        return di_fail(L->ctx, DI_EINPUT, "weight file: %d tensors do not fit the network of "
+                       "the metadata: %s%s", L->wrong, L->list, L->wrong > 6 ? "; ..." : "");
     if (!(L->flags & DI_NET_HEAD)) {
         L->load = 1;
         bind_net(L);
@@ -958,8 +961,8 @@ static size_t plan(di_net *net, size_t n, int h, int w, int vjp)
     net->plan_bytes = 0;
     int m = di_net_multiple(net);
     if (h < m || w < m || h % m || w % m || h > 1 << 15 || w > 1 << 15) {
-        di_fail(net->ctx, DI_EUSAGE, "image size %dx%d: height and width must be multiples of %d "
-                "for this network", h, w, m);
+        di_fail(net->ctx, DI_EUSAGE, "image size %dx%d: height and width must be multiples of "
+                "%d for this network", h, w, m);
         return 0;
     }
     if (n < 1 || n > 4096) {
@@ -1113,8 +1116,8 @@ typedef struct net_prior {
 } net_prior;
 
 /* eps, and v when asked for: the two halves of the output's channels. */
-static di_status net_eval(di_prior *p, size_t n, const double *t, const di_real *x, di_real *eps,
-                          di_real *v, int keep)
+static di_status net_eval(di_prior *p, size_t n, const double *t, const di_real *x,
+                          di_real *eps, di_real *v, int keep)
 {
     di_net *net = ((net_prior *)p)->net;
     int c = net->f.pred_channels;

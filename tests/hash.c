@@ -175,7 +175,8 @@ static void network(sha *s, di_ctx *ctx, const char *path)
     for (int k = 0; k < 3; k++) {
         int h = size[k][0], w = size[k][1], n = size[k][2];
         size_t nx = (size_t)n * in * h * w, ny = (size_t)n * out * h * w;
-        di_real *x = malloc((2 * nx + 2 * ny) * sizeof *x), *gx = x + nx, *y = gx + nx, *gy = y + ny;
+        di_real *x = malloc((2 * nx + 2 * ny) * sizeof *x), *gx = x + nx;
+        di_real *y = gx + nx, *gy = y + ny;
         need(NULL, !x, "out of memory");
         di_normal(x, nx, 1, DI_STREAM_INIT, 0, 0);
         di_normal(gy, ny, 1, DI_STREAM_INIT, 0, 1);

@@ -28,7 +28,7 @@ typedef struct bytes {
     size_t size;
 } bytes;
 
-/* ---- Making a weight file (weights/README.md) ------------------------------------------------ */
+/* ---- Making a weight file (weights/README.md) -------------------------------------------- */
 
 enum { BASE = 32, EMB = 128, TENSORS = 256, META = 2048, ALIGN = 64 };
 typedef struct maker {
@@ -253,7 +253,7 @@ static bytes make_network(const network *net)
     return f;
 }
 
-/* ---- Running it -------------------------------------------------------------------------------- */
+/* ---- Running it -------------------------------------------------------------------------- */
 
 static int read_bytes(void *user, uint64_t offset, void *dst, size_t n)
 {

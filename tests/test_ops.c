@@ -6,7 +6,7 @@
 
 #include <stdlib.h>
 
-/* ---- Elementary functions ------------------------------------------------------------------ */
+/* ---- Elementary functions ---------------------------------------------------------------- */
 
 /* |got - want| in units of want's last place in double. */
 static double ulps(double got, long double want)
@@ -117,7 +117,7 @@ static void test_parse(void)
     EQUAL(v, 12);
 }
 
-/* ---- Random numbers and reductions --------------------------------------------------------- */
+/* ---- Random numbers and reductions ------------------------------------------------------- */
 
 /* The generator's published known answers: counter 0 and key 0, all ones, digits of pi. */
 static void test_philox(void)
@@ -234,7 +234,7 @@ static void test_dot(void)
     }
 }
 
-/* ---- Operations of the tape: the oracles ---------------------------------------------------- */
+/* ---- Operations of the tape: the oracles ------------------------------------------------- */
 
 enum kind { CONV, NORM, UP, POOL, ATTENTION };
 typedef struct op {
@@ -453,7 +453,7 @@ static void ordered_conv_vjp(di_ctx *ctx, const op *o, const di_real *gy, di_rea
     di_free(ctx, wt);
 }
 
-/* ---- Operations of the tape: the runs -------------------------------------------------------- */
+/* ---- Operations of the tape: the runs ---------------------------------------------------- */
 
 typedef struct arrays { /* planar; sizes in elements of x and y */
     size_t nx, ny;
@@ -797,7 +797,7 @@ static void test_attention(void)
     figure("attention, gradient", most[1]);
 }
 
-/* ---- Operations without a derivative, packing ------------------------------------------------ */
+/* ---- Operations without a derivative, packing -------------------------------------------- */
 
 static void small_graph(di_tape *tp, const di_real *x, const di_real *e, di_real *out)
 {
@@ -862,7 +862,7 @@ static void test_small(void)
     di_close(ctx);
 }
 
-/* ---- Context: instruction sets, allocation failures ------------------------------------------ */
+/* ---- Context: instruction sets, allocation failures -------------------------------------- */
 
 static void test_context(void)
 {

@@ -23,7 +23,7 @@ static void make_mask(di_real *m, int n)
         m[i] = i == 0 || value_at((size_t)i, 90) > -0.3;
 }
 
-/* ---- Every problem ----------------------------------------------------------------------------- */
+/* ---- Every problem ----------------------------------------------------------------------- */
 
 enum { KINDS = 9 };
 static di_problem *problem(int kind, int c, int h, int w)
@@ -152,7 +152,7 @@ static void test_every_problem(void)
         }
 }
 
-/* ---- Masks --------------------------------------------------------------------------------------- */
+/* ---- Masks ------------------------------------------------------------------------------- */
 
 static void test_masks(void)
 {
@@ -190,7 +190,7 @@ static void test_masks(void)
     refused(di_problem_denoise(ctx, 1, 70000, W, &p), DI_EUSAGE, "impossible");
 }
 
-/* ---- Super-resolution ------------------------------------------------------------------------------ */
+/* ---- Super-resolution -------------------------------------------------------------------- */
 
 /* Rows of the 1-D map sum to 1, a constant stays, a ramp stays in the interior, and the taps for
    factor 4 are those of the official Resizer. */
@@ -287,7 +287,7 @@ static void test_sr_refusals(void)
     }
 }
 
-/* ---- Gaussian blur ----------------------------------------------------------------------------------- */
+/* ---- Gaussian blur ----------------------------------------------------------------------- */
 
 /* g[t], |t| <= 12: the 1-D kernel of std 3, written out plainly. */
 static double gauss_tap(int t)
@@ -350,7 +350,7 @@ static void test_gblur(void)
     EQUAL(di_problem_gblur(ctx, 1, 40, 30, 59, 3, &p), DI_OK);
 }
 
-/* ---- What has no pseudo-inverse or SVD; residual, RMS, PSNR ------------------------------------------- */
+/* ---- What has no pseudo-inverse or SVD; residual, RMS, PSNR ------------------------------ */
 
 static void square_apply(const di_problem *p, const di_real *x, di_real *y)
 {
@@ -396,7 +396,7 @@ static void test_metrics(void)
     NEAR(di_psnr(a, b, N), 30, 1e-12); /* one of a thousand wrong by 1 */
 }
 
-/* ---- The official programs' numbers (tests/vectors/README.md) ------------------------------------------ */
+/* ---- The official programs' numbers (tests/vectors/README.md) ---------------------------- */
 
 /* The program in float32 is itself off by up to 1.3e-6 (the README). */
 static void test_official(void)
@@ -436,7 +436,7 @@ static void test_official(void)
     }
 }
 
-/* ---- The Gaussian prior --------------------------------------------------------------------------------- */
+/* ---- The Gaussian prior ------------------------------------------------------------------ */
 
 static double abar_at(int t)
 {

@@ -8,7 +8,7 @@
 
 static di_ctx *ctx;
 
-/* ---- A run ----------------------------------------------------------------------------------- */
+/* ---- A run ------------------------------------------------------------------------------- */
 
 typedef struct job { /* what to run, and what came of it */
     const char *solver, *settings;      /* "key=value key=value" */
@@ -80,7 +80,7 @@ static di_prior *gaussian(int c, int h, int w, double m, double v)
     return p;
 }
 
-/* ---- A prior that watches another, and can be made to fail -------------------------------------- */
+/* ---- A prior that watches another, and can be made to fail ------------------------------- */
 
 enum { SPY = 512 };
 typedef struct spy {
@@ -140,7 +140,7 @@ static spy *watch(di_prior *inner)
     return &s;
 }
 
-/* ---- Reports ---------------------------------------------------------------------------------------- */
+/* ---- Reports ----------------------------------------------------------------------------- */
 
 enum { STEPS = 1000, KEEP = 512 };
 static struct trace {
@@ -171,7 +171,7 @@ static void trace_begin(size_t d, int stop_at)
     trace.stop_at = stop_at;
 }
 
-/* ---- Schedule: P1 and respacing ------------------------------------------------------------------------ */
+/* ---- Schedule: P1 and respacing ---------------------------------------------------------- */
 
 static void test_tables(void)
 {
@@ -253,7 +253,7 @@ static void test_respacing(void)
     refused(solve(&j, x), DI_EUSAGE, "steps=1001, but the prior has only 1000");
 }
 
-/* ---- P2: DDIM on N(0, I) is a rotation ------------------------------------------------------------------- */
+/* ---- P2: DDIM on N(0, I) is a rotation --------------------------------------------------- */
 
 static int check_rotation(void *user, const di_step *s)
 {
@@ -279,14 +279,14 @@ static void test_rotation(void)
               .user = &most };
     in_case("DDIM rotation");
     EQUAL(solve(&j, x), DI_OK);
-    NEAR(most, 0, BOUND(2e-5, 1e-12)); /* float: x and x0 weigh up to 157 in the difference */
+    NEAR(most, 0, BOUND(1e-6, 1e-14));
     figure("DDIM rotation, one step", most);
     for (int i = 0; i < 3; i++)
-        NEAR(x[i], 0.9981242939976 * noise[i], BOUND(2e-5, 1e-12));
+        NEAR(x[i], 0.9981242939976 * noise[i], BOUND(5e-6, 2e-13)); /* thirteen digits given */
     figure("DDIM rotation, total gain", fabs(x[0] - 0.9981242939976));
 }
 
-/* ---- P3: DDPM's mean and variance -------------------------------------------------------------------------- */
+/* ---- P3: DDPM's mean and variance -------------------------------------------------------- */
 
 /* With a N(0, I) prior each coordinate obeys the same linear recursion, x' = g x + c_k z_k. Draw
    number k is an impulse at coordinate k, so coordinate k of the iterate is the weight of that
@@ -316,7 +316,7 @@ static int unit_variance(void *user, const di_step *s)
     for (size_t i = 0; i < d; i++)
         sum += (double)s->x[i] * s->x[i];
     if (s->step < s->steps)
-        NEAR(sum, 1, BOUND(3e-4, 1e-11));
+        NEAR(sum, 1, BOUND(1e-5, 1e-11));
     return 0;
 }
 
@@ -325,7 +325,7 @@ static int shrinks(void *user, const di_step *s)
 {
     double *gain = user, beta = 1e-4 + (2e-2 - 1e-4) * s->t / 999;
     *gain = s->step == 1 ? sqrt(1 - beta) : *gain * sqrt(1 - beta);
-    NEAR(s->x[0], *gain, BOUND(2e-5, 1e-12));
+    NEAR(s->x[0], *gain, BOUND(5e-6, 1e-12));
     return 0;
 }
 
@@ -340,7 +340,7 @@ static void test_ddpm_law(void)
         snprintf(settings, sizeof settings, "steps=%d clip=no var=fixed_small", known[i].K);
         in_case("ddpm %s", settings);
         double v = impulses(p, settings, known[i].K, NULL, x);
-        NEAR(v, known[i].variance, BOUND(3e-4, 6e-10)); /* nine digits are known */
+        NEAR(v, known[i].variance, BOUND(2e-6, 6e-10)); /* nine digits given */
         figure(where, fabs(v - known[i].variance));
         snprintf(settings, sizeof settings, "steps=%d clip=no var=fixed_large", known[i].K);
         in_case("ddpm %s", settings);
@@ -372,7 +372,7 @@ static void test_ddpm_law(void)
     refused(solve(&learned, one), DI_EUSAGE, "this prior has no variance head");
 }
 
-/* ---- P5: the DPS gradient in two dimensions, and on a curved denoiser --------------------------------------- */
+/* ---- P5: the DPS gradient in two dimensions, and on a curved denoiser -------------------- */
 
 /* One step (abar = 0.37): eps = tilt sin(M x / tilt) or, with tilt 0, M x; up to 3 dimensions. */
 typedef struct matrix_prior {
@@ -557,7 +557,7 @@ static void test_dps_curved(void)
     figure("DPS gradient against central differences", most);
 }
 
-/* ---- DPS: scale 0, clipping, the norm ------------------------------------------------------------------------ */
+/* ---- DPS: scale 0, clipping, the norm ---------------------------------------------------- */
 
 static void test_dps_limits(void)
 {
@@ -620,7 +620,7 @@ static void test_dps_limits(void)
     CHECK(same(x, plain, D));
 }
 
-/* ---- DDNM: P13 -------------------------------------------------------------------------------------- */
+/* ---- DDNM: P13 --------------------------------------------------------------------------- */
 
 typedef struct projection {
     spy *watched;
@@ -658,7 +658,7 @@ static int check_projection(void *user, const di_step *s)
         double e = fabs(s->x0[i] - (D[i] + lam * back[i]));
         far = e <= far ? far : e == e ? e : HUGE_VAL;
     }
-    NEAR(far, 0, BOUND(2e-4, 1e-11)); /* float: the start weighs 157 in D before its clamp */
+    NEAR(far, 0, BOUND(1e-4, 1e-12)); /* float: the start weighs 157 in D before its clamp */
     q->most = far > q->most ? far : q->most;
     if (lam == 1) {
         di_apply(q->p, 1, s->x0, r);
@@ -724,7 +724,7 @@ static void test_ddnm(void)
         NEAR(x[i], other[i], BOUND(1e-5, 1e-13));
 }
 
-/* ---- Promises of every solver: batches, seeds, replayed noise, costs ---------------------------------------- */
+/* ---- Promises of every solver: batches, seeds, replayed noise, costs --------------------- */
 
 static int read_file(void *user, uint64_t offset, void *dst, size_t n)
 {
@@ -840,7 +840,7 @@ static void test_noise(void)
     di_run_close(run);
 }
 
-/* ---- Errors -------------------------------------------------------------------------------------------------- */
+/* ---- Errors ------------------------------------------------------------------------------ */
 
 static void test_failures(void)
 {
@@ -1010,7 +1010,7 @@ static void test_settings(void)
     CHECK(strcmp(di_nearest("anything", words, 0), "") == 0);
 }
 
-/* ---- DPS against the official program (tests/vectors/README.md) ------------------------------------------------ */
+/* ---- DPS against the official program (tests/vectors/README.md) -------------------------- */
 
 static io_array vector(const char *name)
 {
@@ -1023,6 +1023,11 @@ static io_array vector(const char *name)
 }
 
 enum { SIDE = 32, PICTURE = 3 * SIDE * SIDE, PASSES = 20 };
+#ifdef __TINYC__ /* 30 times slower than with vectors */
+enum { STOP = 5 };
+#else
+enum { STOP = PASSES };
+#endif
 typedef struct official {
     io_array x, x0, rho;
     double most_x, most_x0, most_rho, root;
@@ -1056,7 +1061,7 @@ static int check_official(void *user, const di_step *s)
             NEAR(d, 0, BOUND(1e-3, 1e-9));
             o->most_x0 = d > o->most_x0 ? d : o->most_x0;
         }
-    return 0;
+    return s->step == STOP && STOP < PASSES;
 }
 
 static void test_official(void)
@@ -1070,6 +1075,9 @@ static void test_official(void)
         int r = i / SIDE, c = i % SIDE;
         mask[i] = !(r >= 10 && r <= 21 && c >= 9 && c <= 20);
     }
+    if (STOP < PASSES)
+        printf("note: with tcc the official DPS runs are followed for %d passes of %d\n", STOP,
+               PASSES);
     EQUAL(di_problem_inpaint(ctx, 3, SIDE, SIDE, mask, &problem[0]), DI_OK);
     EQUAL(di_problem_sr(ctx, 3, SIDE, SIDE, 4, DI_SR_BICUBIC, &problem[1]), DI_OK);
     di_prior *prior = network(SIDE);
@@ -1097,9 +1105,11 @@ static void test_official(void)
         in_case("%s", task[k].task);
         if (CHECK(y.v && o.x.v && o.x0.v && o.rho.v && o.x.n == 6 && o.x0.n == 3
                   && o.rho.w == PASSES && y.n * y.c * y.h * y.w == m)) {
-            EQUAL(solve(&j, x), DI_OK);
-            EQUAL(j.used, task[k].used);
-            NEAR(distance(x, o.x.v + 5 * (size_t)PICTURE), 0, BOUND(1e-4, 1e-9));
+            EQUAL(solve(&j, x), STOP < PASSES ? DI_EINTERRUPTED : DI_OK);
+            EQUAL(j.used, PICTURE + (task[k].used - PICTURE) / PASSES * STOP);
+            if (STOP == PASSES)
+                NEAR(distance(x, o.x.v + 5 * (size_t)PICTURE), 0, BOUND(1e-4, 1e-9));
+            di_clear(ctx);
             snprintf(where, sizeof where, "%s against the official program, x", task[k].task);
             figure(where, o.most_x);
             snprintf(where, sizeof where, "%s, x0", task[k].task);

@@ -97,8 +97,8 @@ static void bench_conv(di_ctx *ctx, int c, int size, int k, double peak)
     }
     qsort(seconds, 15, sizeof *seconds, compare);
     double flops = 2.0 * (double)weights * size * size * 1e-9;
-    printf("conv %dx%d %4d->%-4d %3dx%-3d  median %6.1f GFLOP/s  best %6.1f  (%.0f %% of peak)\n",
-           k, k, c, c, size, size, flops / seconds[7], flops / seconds[0],
+    printf("conv %dx%d %4d->%-4d %3dx%-3d  median %6.1f GFLOP/s  best %6.1f  (%.0f %% of "
+           "peak)\n", k, k, c, c, size, size, flops / seconds[7], flops / seconds[0],
            100 * flops / seconds[0] / peak);
     di_tape_close(&tape);
     free(w);

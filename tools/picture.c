@@ -234,7 +234,8 @@ static void recentre(di_real *dst, size_t H, size_t W, const di_real *src, size_
 }
 
 /* Scales the picture until it covers HxW, then crops the middle: nothing is distorted. */
-static int cover(di_real *to, size_t H, size_t W, const di_real *from, size_t h, size_t w, size_t c)
+static int cover(di_real *to, size_t H, size_t W, const di_real *from, size_t h, size_t w,
+                 size_t c)
 {
     double tall = (double)H / (double)h, wide = (double)W / (double)w;
     size_t nh = tall >= wide ? H : (size_t)((double)h * wide + 0.5);

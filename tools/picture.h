@@ -37,8 +37,8 @@ int pic_bicubic(di_real *dst, size_t H, size_t W, const di_real *src, size_t h, 
 
 /* Brings every image of a to (H,W). how: "crop" cuts around the centre; "pad" surrounds with
  * the image mirrored at its edge pixels (again and again where one mirror image is not enough);
- * "resize" scales by pic_bicubic until the image covers (H,W), then crops the middle; clamped to
- * [-1,1] if a is a picture. 0, or an exit code with a line
+ * "resize" scales by pic_bicubic until the image covers (H,W), then crops the middle; clamped
+ * to [-1,1] if a is a picture. 0, or an exit code with a line
  * in err; a is unchanged then. */
 int pic_fit(io_array *a, const char *how, size_t H, size_t W, char *err, size_t errlen);
 
