@@ -123,6 +123,10 @@ int input_params(cmd *c, const di_solver *solver, di_run *run); /* from settings
 int sheet_write(cmd *c, const di_problem *p, const make_spec *spec, const io_array *y,
                 const io_array *truth, const io_array *out, const char *title);
 
+/* measure --simple FILE: what one would do without a prior: the known pixels' mean in a hole,
+ * bicubic enlargement, or the measurement itself. */
+int simple_answer(cmd *c, const di_problem *p, const io_array *y);
+
 /* ---- the verbs: main.c holds their table */
 
 int verb_measure(cmd *c);

@@ -24,6 +24,7 @@ static const char help_measure[] =
     "  --seed S                 of the noise (0); what is random in the problem has pseed=\n"
     "  --fit crop|pad|resize    bring the picture to --size, or to what the prior takes\n"
     "  --size HxW\n"
+    "  --simple FILE            also writes the answer without a prior: mean fill, bicubic\n"
     "  -w WEIGHTS               the prior that the picture is meant for (portraits64); none\n"
     "  -q, -v                   say less, say more\n"
     "\n"

@@ -291,6 +291,8 @@ int verb_measure(cmd *c)
     if (!code)
         code = cmd_check_output(c, "output", 1);
     if (!code)
+        code = cmd_check_output(c, "simple", 1);
+    if (!code)
         code = measure_prior(c, &w, &known);
     io_array x = {0, 0, 0, 0, NULL, 0}, y = x;
     di_problem *p = NULL;
@@ -304,6 +306,8 @@ int verb_measure(cmd *c)
         cmd_note(c, "%s: clipped to 8 bits; use .npy to solve from it", out);
     if (!code)
         code = cmd_write(c, "output", &y);
+    if (!code)
+        code = simple_answer(c, p, &y);
     if (!code) {
         di_cost cost = {0, 0, x.n, 0};
         cmd_fact(c, "info.image", "%dx%dx%d", p->x[0], p->x[1], p->x[2]);

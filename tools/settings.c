@@ -257,6 +257,7 @@ static const option options[] = {
     {"--threads", "threads", 1, V_RUN, "a number"},
     {"--truth", "truth", 1, V_SOLVE, "a file"},
     {"-o", "output", 1, V_RUN, "a file"},
+    {"--simple", "simple", 1, V_MEASURE, "a file"},
     {"--gx", "gx", 1, V_NET | V_OP, "a file"},
     {"--sheet", "sheet", 1, V_SOLVE, "a file"},
     {"--under", "under", 1, V_SOLVE, "an earlier sheet"},
@@ -274,7 +275,7 @@ static int recorded(const option *o, int in_picture)
 {
     static const char *const never[] = {"quiet", "verbose", "help", "version", "defaults"};
     static const char *const outside[] = {"threads", "isa", "truth", "output", "gx", "sheet",
-                                          "under", "trace"};
+                                          "under", "trace", "simple"};
     for (size_t i = 0; i < sizeof never / sizeof never[0]; i++)
         if (!strcmp(o->key, never[i]))
             return 0;
@@ -465,7 +466,7 @@ int is_picture_name(const char *path)
 static int check_clash(cmd *c, const char *key, const char *path)
 {
     static const char *const others[] = {"input", "measurement", "truth", "noise", "vjp",
-                                         "output", "gx", "sheet", "trace"};
+                                         "output", "gx", "sheet", "trace", "simple"};
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
         const char *other = cmd_get(c, others[i]);
         if (other && strcmp(others[i], key) && !strcmp(other, path))

@@ -75,6 +75,26 @@ static const char *show_measurement(const di_problem *p, const di_real *y, di_re
     return NULL;
 }
 
+int simple_answer(cmd *c, const di_problem *p, const io_array *y)
+{
+    size_t n = count_of(p->x), m = count_of(p->y);
+    io_array a = {0, 0, 0, 0, NULL, 0};
+    if (!cmd_get(c, "simple"))
+        return 0;
+    di_real *seen = calloc(n, sizeof *seen);
+    int code = 0;
+    if (!seen || io_make(&a, y->n, (size_t)p->x[0], (size_t)p->x[1], (size_t)p->x[2]))
+        code = di_fail(c->ctx, DI_EMEMORY, "no memory for the simple answer");
+    for (size_t i = 0; !code && i < y->n; i++)
+        if (!show_measurement(p, y->v + i * m, seen, a.v + i * n))
+            memcpy(a.v + i * n, seen, n * sizeof *seen);
+    if (!code)
+        code = cmd_write(c, "simple", &a);
+    io_free(&a);
+    free(seen);
+    return code;
+}
+
 /* "inpaint mask=box:32", newline, "sigma 0.05". */
 static void problem_words(const make_spec *spec, char *out, size_t len)
 {
