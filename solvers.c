@@ -404,6 +404,8 @@ static di_status ddnm(di_run *run)
         di_apply_pinv(run->problem, run->n, r, z);
         for (size_t i = 0; i < run->n * run->d; i++)
             x0[i] += (di_real)lam * z[i];                               /* Alg.1 l.4 */
+        residual(run, x0, r);
+        run->cost.apply -= run->n;                                      /* for the report only */
         normal(run, z, run->d, DI_STREAM_SOLVER, (uint32_t)(s.K - k));
         di_real a = (di_real)(sqrt(s.prev[k]) * (1 - turn));
         di_real b = (di_real)(sqrt(s.prev[k] / s.abar[k]) * turn);

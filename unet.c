@@ -948,6 +948,7 @@ static void backward(di_net *net, const di_real *gy, int have, di_real *gx)
     di_tape_back(tp);
     di_unpack(tp, net->x->g, 0, net->f.in, gx);
     di_drop(tp, net->x->g);
+    net->y = NULL; /* the tape is used up */
 }
 
 /* ==== 6. Plans and the public calls ======================================================= */
@@ -1130,6 +1131,8 @@ static di_status net_eval(di_prior *p, size_t n, const double *t, const di_real 
 static di_status net_vjp(di_prior *p, const di_real *geps, di_real *gx)
 {
     di_net *net = ((net_prior *)p)->net;
+    if (!net->tape.keep || !net->y)
+        return di_fail(net->ctx, DI_EUSAGE, "a prior's vjp must follow an eval with keep");
     backward(net, geps, net->f.pred_channels, gx);
     return net->ctx->status;
 }

@@ -57,7 +57,8 @@ static void put(char *p, uint64_t v, int count)
 }
 
 /* Appends a tensor with its values by formula: offset + integer in -K..K, times 2^-s. */
-static void tensor(maker *m, const char *prefix, const char *leaf, int rank, int a, int b, int c)
+static void tensor(maker *m, const char *prefix, const char *leaf, int rank, int a, int b,
+                   int c)
 {
     struct tensor *t = &m->tensor[m->count++];
     int dim[4] = { a, b, c, c }, s = 10, k = leaf[1] == 'w' ? 1024 : 256;
@@ -90,7 +91,8 @@ static void tensor(maker *m, const char *prefix, const char *leaf, int rank, int
 }
 
 /* rank 4: a convolution of size k; rank 2: a matrix. */
-static void layer(maker *m, const char *prefix, const char *part, int rank, int oc, int ic, int k)
+static void layer(maker *m, const char *prefix, const char *part, int rank, int oc, int ic,
+                  int k)
 {
     char name[40];
     snprintf(name, sizeof name, "%s%s", prefix, part);
@@ -124,12 +126,11 @@ static void attention(maker *m, const char *prefix, int c)
     layer(m, prefix, ".proj", 2, c, c, 1);
 }
 
-/* kind: the first letter of res, conv or pool. */
-static void resample(maker *m, const network *net, char side, int k, int c)
+/* The way by its first letter: res, conv or pool, which has no weights. */
+static void resample(maker *m, const network *net, const char *place, int c)
 {
     char p[40];
-    snprintf(p, sizeof p, "%s.%d.%s%s", side == 'd' ? "enc" : "dec", k, side == 'd' ? "down" : "up",
-             net->resample[0] == 'r' ? ".res" : "");
+    snprintf(p, sizeof p, "%s%s", place, net->resample[0] == 'r' ? ".res" : "");
     if (net->resample[0] == 'r')
         res(m, net, p, c, c);
     else if (net->resample[0] == 'c')
@@ -158,7 +159,8 @@ static void tensors(maker *m, const network *net)
                 attention(m, p, c);
         }
         if (l < levels - 1) {
-            resample(m, net, 'd', k++, c);
+            snprintf(p, sizeof p, "enc.%d.down", k++);
+            resample(m, net, p, c);
             skip[skips++] = c;
         }
     }
@@ -175,8 +177,9 @@ static void tensors(maker *m, const network *net)
             snprintf(p, sizeof p, "dec.%d.att", k);
             if (l == levels - 1)
                 attention(m, p, c);
+            snprintf(p, sizeof p, "dec.%d.up", k);
             if (l > 0 && i == net->blocks)
-                resample(m, net, 'u', k, c);
+                resample(m, net, p, c);
         }
     norm(m, "out", ".n", c);
     layer(m, "out", ".c", 4, net->out, c, 3);
@@ -217,7 +220,8 @@ static bytes make_network(const network *net)
     EQUAL(m.crc, net->crc);
     qsort(m.tensor, (size_t)m.count, sizeof *m.tensor, by_name);
     size_t meta_len = metadata(net, meta), names = 0;
-    size_t index = (128 + meta_len + ALIGN - 1) / ALIGN * ALIGN, at = index + 64 * (size_t)m.count;
+    size_t index = (128 + meta_len + ALIGN - 1) / ALIGN * ALIGN;
+    size_t at = index + 64 * (size_t)m.count; /* of the names */
     for (int i = 0; i < m.count; i++)
         names += strlen(m.tensor[i].name);
     size_t data = (at + names + ALIGN - 1) / ALIGN * ALIGN;
@@ -357,7 +361,8 @@ static di_net *open_net(di_ctx **ctx, const bytes *file, int isa, int fast)
     return net;
 }
 
-/* Every instruction set, 1 and 2 threads, one class: the reference's numbers, one set of bits. */
+/* One class on every instruction set, 1 and 2 threads: the reference's numbers, one set of
+   bits. */
 static void test_class(const network *d, const bytes *file, const pass *p, int fast)
 {
     size_t size = (p->nx + p->ny) * sizeof(di_real);
@@ -400,7 +405,8 @@ static void test_batches(const network *d, const bytes *file, const pass *p)
         size_t plan = di_net_bytes(net, p->n, p->h, p->w, 1);
         CHECK(plan > 0 && plan > di_net_bytes(net, p->n, p->h, p->w, 0));
         EQUAL(di_net_run(net, p->n, p->h, p->w, p->t, p->label, p->x.v, y, p->gy.v, gx), DI_OK);
-        EQUAL(di_net_run(net, p->n, p->h, p->w, p->t, p->label, p->x.v, one, NULL, NULL), DI_OK);
+        EQUAL(di_net_run(net, p->n, p->h, p->w, p->t, p->label, p->x.v, one, NULL, NULL),
+              DI_OK);
         CHECK(same(y, one, p->ny));
         EQUAL(di_net_run(net, 1, 8, 8, p->t, p->label, p->x.v, one, NULL, NULL), DI_OK);
         for (size_t i = 0; i < p->n; i++)
@@ -498,11 +504,11 @@ int main(int argc, char **argv)
         bytes file = { NULL, 0 };
         pass p;
         char err[256] = "";
-        in_case("%s", d->name);
+        in_case("%s", d->file ? d->file : d->name);
         if (!d->file)
             file = make_network(d);
-        else if (!CHECK(io_read_text(d->file, &file.p, &file.size, 1 << 24, err, sizeof err) == 0))
-            printf("     %s\n", err);
+        else if (io_read_text(d->file, &file.p, &file.size, 1 << 24, err, sizeof err))
+            CHECK(!"a weight file of tests/vectors");
         if (load_pass(d, &p) && file.p) {
             test_class(d, &file, &p, 0);
             test_class(d, &file, &p, 1);

@@ -182,13 +182,14 @@ static void test_normal(void)
         if (i + 1 < N)
             NEAR(z[i + 1], sqrt(-2 * log(u)) * sin(6.283185307179586 * v), BOUND(5e-7, 1e-14));
     }
-    static const struct { uint64_t seed; uint32_t stream; uint64_t sample; uint32_t draw; } other[]
-        = { { 4, 0, 6, 7 }, { 5 + ((uint64_t)1 << 32), 0, 6, 7 }, { 5, 1, 6, 7 }, { 5, 0, 5, 7 },
-            { 5, 0, 6 + ((uint64_t)1 << 32), 7 }, { 5, 0, 6, 8 } };
+    const uint64_t high = (uint64_t)1 << 32, other[6][4] = { /* seed, stream, sample, draw */
+        { 4, 0, 6, 7 }, { 5 + high, 0, 6, 7 }, { 5, 1, 6, 7 }, { 5, 0, 5, 7 },
+        { 5, 0, 6 + high, 7 }, { 5, 0, 6, 8 } };
     for (int k = 0; k < 6; k++) { /* each argument makes another, uncorrelated array */
         int equal = 0;
         double r = 0;
-        di_normal(part, N, other[k].seed, other[k].stream, other[k].sample, other[k].draw);
+        di_normal(part, N, other[k][0], (uint32_t)other[k][1], other[k][2],
+                  (uint32_t)other[k][3]);
         for (int i = 0; i < N; i++) {
             equal += part[i] == z[i];
             r += (double)part[i] * z[i] / N;
@@ -270,7 +271,8 @@ static void plain_conv(const op *o, const double *x, const double *add, double *
                     double sum = o->bias[q] + (add ? add[out] : 0);
                     for (int c = 0; c < o->c; c++)
                         for (int t = 0; t < o->k * o->k; t++) {
-                            int a = i * o->stride + t / o->k - p, b = j * o->stride + t % o->k - p;
+                            int a = i * o->stride + t / o->k - p;
+                            int b = j * o->stride + t % o->k - p;
                             if (a < 0 || a >= o->h || b < 0 || b >= o->w)
                                 continue;
                             double w = o->weight[(q * o->c + c) * o->k * o->k + t];
@@ -304,7 +306,8 @@ static void plain_norm(const op *o, const double *x, double *y, const double *gy
                 int n = k / o->groups, c = k % o->groups * per + i / size;
                 double s = o->emb ? o->cond[c * N + n] : 0;
                 double t = o->emb ? o->cond[(o->c + c) * N + n] : 0;
-                double xh = (v[i] - m) * r, u = (o->norm.g[c] * xh + o->norm.b[c]) * (1 + s) + t;
+                double xh = (v[i] - m) * r;
+                double u = (o->norm.g[c] * xh + o->norm.b[c]) * (1 + s) + t;
                 double z = sigmoid(u), slope = o->silu ? z * (1 + u * (1 - z)) : 1;
                 size_t j = (size_t)k * per * size + i;
                 if (y)
@@ -321,7 +324,8 @@ static void plain_norm(const op *o, const double *x, double *y, const double *gy
 }
 
 /* Nearest doubling, or the mean of 2x2 cells; both are y[i][j] += f x[..] over four pairs. */
-static void plain_resample(const op *o, const double *x, double *y, const double *gy, double *gx)
+static void plain_resample(const op *o, const double *x, double *y, const double *gy,
+                           double *gx)
 {
     int up = o->kind == UP, h = up ? o->oh : o->h, w = up ? o->ow : o->w;
     for (int c = 0; y && c < N * o->c * o->oh * o->ow; c++)
@@ -339,8 +343,8 @@ static void plain_resample(const op *o, const double *x, double *y, const double
 }
 
 /* One image and head; q, k, v, y, g* point at its first channel, positions are contiguous. */
-static void plain_head(int T, int d, const double *q, const double *k, const double *v, double *y,
-                       const double *gy, double *gq, double *gk, double *gv)
+static void plain_head(int T, int d, const double *q, const double *k, const double *v,
+                       double *y, const double *gy, double *gq, double *gk, double *gv)
 {
     static double p[512];
     for (int i = 0; i < T; i++) {
@@ -376,7 +380,8 @@ static void plain_head(int T, int d, const double *q, const double *k, const dou
     }
 }
 
-static void plain_attention(const op *o, const double *x, double *y, const double *gy, double *gx)
+static void plain_attention(const op *o, const double *x, double *y, const double *gy,
+                            double *gx)
 {
     int T = o->h * o->w, d = o->oc / o->heads;
     size_t C = (size_t)o->oc * T;
@@ -421,7 +426,7 @@ static void ordered_conv(const di_real *x, int ic, int h, int w, const di_real *
                                 int r = i * stride + t / k - p, s = j * stride + t % k - p;
                                 int in = c < ic && r >= 0 && r < h && s >= 0 && s < w;
                                 di_real v = in ? x[at(n, c, r, s, ic, h, w)] : 0;
-                                di_real m = c < ic ? weight[((size_t)o * ic + c) * k * k + t] : 0;
+                                di_real m = c < ic ? weight[(o * ic + c) * k * k + t] : 0;
                                 sum += m * v;
                             }
                     if (bias)
@@ -432,7 +437,8 @@ static void ordered_conv(const di_real *x, int ic, int h, int w, const di_real *
                 }
 }
 
-/* gx by the same routine: gy scaled, spread on the input's grid, weights transposed and flipped. */
+/* gx by the same routine: gy scaled and spread on the input's grid, weights transposed and
+   flipped. */
 static void ordered_conv_vjp(di_ctx *ctx, const op *o, const di_real *gy, di_real *gx)
 {
     int taps = o->k * o->k;
@@ -441,14 +447,15 @@ static void ordered_conv_vjp(di_ctx *ctx, const op *o, const di_real *gy, di_rea
     for (int q = 0; q < N * o->oc; q++)
         for (int i = 0; i < o->oh; i++)
             for (int j = 0; j < o->ow; j++)
-                spread[((size_t)q * o->h + i * o->stride + o->end) * o->w + j * o->stride + o->end]
-                    = gy[((size_t)q * o->oh + i) * o->ow + j] * (di_real)o->scale;
+                spread[(q * o->h + i * o->stride + o->end) * o->w + j * o->stride + o->end]
+                    = gy[(q * o->oh + i) * o->ow + j] * (di_real)o->scale;
     for (int q = 0; q < o->oc; q++)
         for (int c = 0; c < o->c; c++)
             for (int t = 0; t < taps; t++)
-                wt[(c * o->oc + q) * taps + taps - 1 - t] = o->weight[(q * o->c + c) * taps + t];
-    ordered_conv(spread, o->oc, o->h, o->w, wt, o->c, o->k, 1, o->k == 1 ? 0 : 1, o->h, o->w, NULL,
-                 NULL, 1, gx);
+                wt[(c * o->oc + q) * taps + taps - 1 - t]
+                    = o->weight[(q * o->c + c) * taps + t];
+    ordered_conv(spread, o->oc, o->h, o->w, wt, o->c, o->k, 1, o->k == 1 ? 0 : 1, o->h, o->w,
+                 NULL, NULL, 1, gx);
     di_free(ctx, spread);
     di_free(ctx, wt);
 }
@@ -460,7 +467,8 @@ typedef struct arrays { /* planar; sizes in elements of x and y */
     di_real *x, *add, *gy, *y, *gx, *gadd;
 } arrays;
 
-static di_tensor *run_op(di_tape *tp, const op *o, di_tensor *x, di_tensor *add, di_tensor *cond)
+static di_tensor *run_op(di_tape *tp, const op *o, di_tensor *x, di_tensor *add,
+                         di_tensor *cond)
 {
     switch (o->kind) {
     case CONV: return di_convolve(tp, x, &o->conv, add, o->scale);
@@ -505,7 +513,8 @@ static void graph(di_tape *tp, const op *o, const arrays *a, int twice)
         di_drop(tp, add->g);
 }
 
-/* The graph twice in exactly the memory a dry run found, full of NaN before and guarded behind. */
+/* The graph, two times over, in exactly the memory a dry run found: full of NaN before, guarded
+   behind. */
 static void run_graph(di_ctx *ctx, const op *o, arrays *a, int twice)
 {
     enum { GUARD = 256 };
@@ -599,7 +608,7 @@ static void check_plain(di_ctx *ctx, const op *o, const arrays *a, double *most)
     di_free(ctx, gx);
 }
 
-/* Twice the operation into one concatenation: the same output twice, and the sum of gradients. */
+/* Twice the operation into one concatenation: the same output twice, the sum of gradients. */
 static void check_twice(di_ctx *ctx, const op *o, const arrays *once, double *most)
 {
     arrays a = *once;
@@ -616,7 +625,8 @@ static void check_twice(di_ctx *ctx, const op *o, const arrays *once, double *mo
         CHECK(same(a.y + 2 * n * plane, once->y + n * plane, plane));
         CHECK(same(a.y + (2 * n + 1) * plane, once->y + n * plane, plane));
         for (size_t i = 0; i < plane; i++)
-            sum[n * plane + i] = (double)a.gy[2 * n * plane + i] + a.gy[(2 * n + 1) * plane + i];
+            sum[n * plane + i] = (double)a.gy[2 * n * plane + i]
+                                 + a.gy[(2 * n + 1) * plane + i];
     }
     plain(o, x, NULL, NULL, sum, gx);
     double back = worst(a.gx, gx, a.nx);
@@ -656,7 +666,8 @@ static void prepare(di_ctx *ctx, op *o, int h, int w, arrays *a)
     o->cond = di_new(ctx, 2 * (size_t)o->c * N, sizeof *o->cond);
     fill(o->cond, 2 * (size_t)o->c * N, 14);
     if (o->kind == CONV) {
-        di_conv conv = { .oc = o->oc, .ic = o->c, .k = o->k, .stride = o->stride, .end = o->end };
+        di_conv conv = { .oc = o->oc, .ic = o->c, .k = o->k, .stride = o->stride,
+                         .end = o->end };
         o->conv = conv;
         di_conv_init(ctx, &o->conv, o->weight, o->bias);
         di_conv_transpose(ctx, &o->conv);
@@ -751,7 +762,8 @@ static void test_winograd(void)
 
 static void test_normalize(void)
 {
-    static const int kind[][2] = { { 32, 32 }, { 48, 8 }, { 16, 1 }, { 64, 32 } }; /* c, groups */
+    static const int kind[][2] /* c, groups */
+        = { { 32, 32 }, { 48, 8 }, { 16, 1 }, { 64, 32 } };
     static const int size[][2] = { { 5, 7 }, { 2, 3 }, { 3, 17 } };
     double most[2] = { 0, 0 };
     for (int i = 0; i < 4 * 3 * 4; i++) {
@@ -789,7 +801,8 @@ static void test_attention(void)
     for (int d = 8; d <= 32; d += 8)
         for (int heads = 1; heads <= 3; heads++)
             for (int s = 0; s < (d == 8 && heads == 2 ? 5 : d == 24 ? 4 : 3); s++) {
-                op o = { .kind = ATTENTION, .c = 3 * heads * d, .oc = heads * d, .heads = heads };
+                op o = { .kind = ATTENTION, .c = 3 * heads * d, .oc = heads * d,
+                         .heads = heads };
                 in_case("attention, %d heads of %d at %dx%d", heads, d, size[s][0], size[s][1]);
                 test_op(&o, size[s][0], size[s][1], most);
             }
@@ -843,7 +856,7 @@ static void test_small(void)
                 di_real v = c < 18 ? x[(n * 18 + c) * 15 + i] : 0, u = v + e[c * N + n];
                 EQUAL(out[(n * 20 + c) * 15 + i], v);
                 EQUAL(out[600 + (n * 20 + c) * 15 + i], u);
-                if (c >= 14 && c < 16) /* a holds the first 16 of x's channels, image by image */
+                if (c >= 14 && c < 16) /* a reads x as images of 16 channels */
                     EQUAL(out[1300 + (n * 6 + c - 14) * 15 + i], x[(n * 16 + c) * 15 + i]);
                 if (c < 4)
                     EQUAL(out[1300 + (n * 6 + c + 2) * 15 + i], u);
