@@ -26,7 +26,7 @@ row() { # NAME OFFICIAL TUNED100 TUNED1000 PROBLEM...
     done
 }
 printf 'problem\tsteps\tscale\tsimple_psnr\tsimple_ssim\tpsnr\tssim\tresidual/sigma\tseconds\n'
-row "box 24" 0.5 4 T1000_BOX inpaint mask=box:24
-row "random 70 %" 0.5 8 T1000_RND inpaint mask=random:0.7
-row "super-resolution x4" 0.3 8 T1000_SR sr factor=4
-row "Gaussian deblurring" 0.3 8 T1000_BLUR gblur size=15 std=1.5
+row "box 24" 0.5 4 0.3 inpaint mask=box:24
+row "random 70 %" 0.5 8 1.2 inpaint mask=random:0.7
+row "super-resolution x4" 0.3 8 1.2 sr factor=4
+row "Gaussian deblurring" 0.3 8 1.2 gblur size=15 std=1.5
