@@ -76,7 +76,7 @@ static void bench_conv(di_ctx *ctx, int c, int size, int k, double peak)
 {
     size_t weights = (size_t)c * c * k * k, pixels = (size_t)c * size * size;
     di_real *w = calloc(weights, sizeof *w), *x = calloc(pixels, sizeof *x);
-    double seconds[15];
+    double seconds[61];
     di_conv conv = { 0 };
     di_tape tape;
     conv.oc = conv.ic = c;
@@ -88,17 +88,17 @@ static void bench_conv(di_ctx *ctx, int c, int size, int k, double peak)
     di_tape_open(&tape, ctx);
     size_t bytes = 4 * pixels * sizeof *x + (1 << 20);
     void *memory = di_new(ctx, bytes, 1);
-    for (int r = 0; memory && r < 15; r++) {
+    for (int r = 0; memory && r < 61; r++) {
         di_tape_begin(&tape, memory, bytes, 0);
         di_tensor *t = di_pack(&tape, 1, c, size, size, x, c);
         double start = now();
         di_convolve(&tape, t, &conv, NULL, 1);
         seconds[r] = now() - start;
     }
-    qsort(seconds, 15, sizeof *seconds, compare);
+    qsort(seconds, 61, sizeof *seconds, compare);
     double flops = 2.0 * (double)weights * size * size * 1e-9;
     printf("conv %dx%d %4d->%-4d %3dx%-3d  median %6.1f GFLOP/s  best %6.1f  (%.0f %% of "
-           "peak)\n", k, k, c, c, size, size, flops / seconds[7], flops / seconds[0],
+           "peak)\n", k, k, c, c, size, size, flops / seconds[30], flops / seconds[0],
            100 * flops / seconds[0] / peak);
     di_tape_close(&tape);
     free(w);
