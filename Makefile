@@ -81,7 +81,6 @@ T       = $(B)/tests
 D       = build/double/tests
 TESTS   = ops problems solvers net hostile
 CHECK   = $(CC) $(WARN) -O2 $(EXACT) $(OMP) -I.
-TSRC    = tests/check.h diffinv.h tools/io.c tools/picture.c
 test: all
 	@$(MAKE) --no-print-directory DOUBLE=1 diffinv-double libdiffinv-double.a
 	@mkdir -p $(T) $(D)
