@@ -25,14 +25,15 @@ static void rotate(double *a, double *b, double c, double s, int n)
     }
 }
 
-/* M (r x n, r <= n) = U S W^T by one-sided Jacobi (Hestenes) on M's rows. In: w (n x n), its
-   first r rows those of M. Out: w's rows are the right singular vectors, a whole orthonormal
-   basis; u (r x r)'s rows the left ones; s (r) descending. */
-static void svd(double *w, double *u, double *s, int r, int n)
+/* M (r x n, r <= n) = U S W^T by one-sided Jacobi (Hestenes) on M's rows. In: w (r x n) = M.
+   Out: s (r) descending, 0 below 1e-13 of the largest; returns the rank, the number that are
+   not 0. The first rank rows of w are the right singular vectors, the others are undefined;
+   u (r x r)'s rows are the left ones. */
+static int svd(double *w, double *u, double *s, int r, int n)
 {
     memset(u, 0, (size_t)r * r * sizeof *u);
     for (int k = 0; k < r; k++)
-        u[k * r + k] = 1;
+        u[(size_t)k * r + k] = 1;
     for (int sweep = 0, turned = 1; turned && sweep < 60; sweep++) {
         turned = 0;
         for (int a = 0; a < r; a++)
@@ -65,10 +66,17 @@ static void svd(double *w, double *u, double *s, int r, int n)
         for (int i = 0; s[a] > 0 && i < n; i++)
             w[(size_t)a * n + i] /= s[a];
     }
-    int filled = 0;
-    while (filled < r && s[filled] > 0)
-        filled++;
-    for (int e = 0; filled < n && e < n; e++) { /* complete the basis: Gram-Schmidt, twice */
+    int rank = 0;
+    while (rank < r && s[rank] > 0)
+        rank++;
+    return rank;
+}
+
+/* w (n x n): its first `filled` rows are orthonormal; the others become so, by Gram-Schmidt,
+   twice, on unit vectors. Of those some unit vector keeps 1/sqrt(n) of its length. */
+static void complete_basis(double *w, int filled, int n)
+{
+    for (int e = 0; filled < n && e < n; e++) {
         double *x = w + (size_t)filled * n;
         memset(x, 0, (size_t)n * sizeof *x);
         x[e] = 1;
@@ -115,6 +123,8 @@ di_status di_apply_pinv(const di_problem *p, size_t n, const di_real *y, di_real
     return p->ctx->status;
 }
 
+enum { TO_VT, FROM_V, PINV }; /* what a problem's spectral function does: V^T x, V xt, A^+ y */
+
 /* A problem of `size` bytes whose first member is the di_problem. */
 static void *problem_new(di_ctx *ctx, size_t size, const char *name, int c, int h, int w)
 {
@@ -155,6 +165,21 @@ static void mask_vjp(const di_problem *p, const di_real *x, const di_real *v, di
 {
     (void)x;
     mask_apply(p, v, gx);
+}
+
+/* V = I, the singular values are the mask. */
+static di_status mask_values(const di_problem *p, di_real *s)
+{
+    for (size_t i = 0; i < size3(p->x); i++)
+        s[i] = 1;
+    mask_apply(p, s, s);
+    return DI_OK;
+}
+
+static void mask_spectral(const di_problem *p, const di_real *in, di_real *out, int what)
+{
+    (void)what;
+    memmove(out, in, size3(p->x) * sizeof *in);
 }
 
 static di_status masked_new(di_ctx *ctx, const char *name, int c, int h, int w,
@@ -301,7 +326,7 @@ static di_status map1_svd(di_ctx *ctx, map1 *m)
     for (int i = 0; i < r; i++)
         for (int k = m->start[i]; k < m->start[i + 1]; k++)
             m->w[(size_t)i * n + m->index[k]] += m->weight[k];
-    svd(m->w, m->u, m->s, r, n);
+    complete_basis(m->w, svd(m->w, m->u, m->s, r, n), n);
     return DI_OK;
 }
 
@@ -325,8 +350,6 @@ static void two_sided(double *out, double *work, const double *in, int h, int w,
             out[(size_t)i * b + j] = s;
         }
 }
-
-enum { TO_VT, FROM_V, PINV };
 
 /* V^T x, V xt, or V S^+ U^T y, per channel. */
 static void sep_spectral(const di_problem *p, const di_real *in, di_real *out, int what)
@@ -363,6 +386,17 @@ static void sep_spectral(const di_problem *p, const di_real *in, di_real *out, i
 static void sep_pinv(const di_problem *p, const di_real *y, di_real *x)
 {
     sep_spectral(p, y, x, PINV);
+}
+
+static di_status sep_values(const di_problem *p, di_real *s)
+{
+    separable *q = p->self;
+    size_t plane = (size_t)p->x[1] * p->x[2], w = (size_t)p->x[2];
+    if (map1_svd(p->ctx, &q->m[0]) || map1_svd(p->ctx, &q->m[1]))
+        return DI_EMEMORY;
+    for (size_t i = 0; i < size3(p->x); i++)
+        s[i] = (di_real)(q->m[0].s[i % plane / w] * q->m[1].s[i % plane % w]);
+    return DI_OK;
 }
 
 /* make(dense (rows x cols), rows, cols, argument) fills a 1-D map. */
@@ -493,52 +527,197 @@ di_status di_problem_gblur(di_ctx *ctx, int c, int h, int w, int size, double st
     return separable_new(ctx, "gblur", x, h, w, gblur_map, &a, p);
 }
 
-/* ---- SVD A = U S V^T ---- */
+/* ---- a dense matrix: y = A x, A (m,d), d = c*h*w ---- */
 
-static int is_separable(const di_problem *p) { return p->pinv == sep_pinv; }
+typedef struct matrix {
+    di_problem p;
+    di_real *a;               /* (m,d) */
+    double *left, *right, *s; /* SVD, made when first asked for: (r,m), (d,d), (d) with
+                                 r = min(m,d); rows are singular vectors, s is 0 past r */
+    double *work;             /* (2d) */
+} matrix;
 
-static int has_svd(di_problem *p)
+/* The largest m and d. The SVD grows with the cube: minutes here, and nobody wants more. */
+enum { MATRIX_MOST = 2048 };
+
+/* Smaller singular values, in units of the largest, count as 0: inverted they would blow up the
+   rounding of A's entries, which is all that they are in a matrix of lower rank. */
+#ifdef DI_DOUBLE
+static const double MATRIX_FLOOR = 1e-10;
+#else
+static const double MATRIX_FLOOR = 1e-6;
+#endif
+
+static void matrix_apply(const di_problem *p, const di_real *x, di_real *y)
 {
-    if (p->pinv == sep_pinv || p->pinv == mask_apply)
-        return 1;
+    const matrix *q = p->self;
+    size_t d = size3(p->x), m = size3(p->y);
+    for (size_t i = 0; i < m; i++) {
+        double s = 0;
+        for (size_t j = 0; j < d; j++)
+            s += (double)q->a[i * d + j] * x[j];
+        y[i] = (di_real)s;
+    }
+}
+
+/* gx = A^T v */
+static void matrix_vjp(const di_problem *p, const di_real *x, const di_real *v, di_real *gx)
+{
+    const matrix *q = p->self;
+    size_t d = size3(p->x), m = size3(p->y);
+    (void)x;
+    memset(q->work, 0, d * sizeof *q->work);
+    for (size_t i = 0; i < m; i++)
+        for (size_t j = 0; j < d; j++)
+            q->work[j] += (double)q->a[i * d + j] * v[i];
+    for (size_t j = 0; j < d; j++)
+        gx[j] = (di_real)q->work[j];
+}
+
+/* Jacobi wants the short side as rows: of A = U S V^T when m <= d, else of A^T = V S U^T. */
+static di_status matrix_svd(matrix *q)
+{
+    size_t d = size3(q->p.x), m = size3(q->p.y), r = m < d ? m : d;
+    int wide = m <= d;
+    if (q->s)
+        return DI_OK;
+    double *w = di_new(q->p.ctx, wide ? d * d : d * m, sizeof *w);
+    double *u = di_new(q->p.ctx, r * r, sizeof *u);
+    double *s = di_new(q->p.ctx, d, sizeof *s);
+    if (!w || !u || !s)
+        return DI_EMEMORY;
+    for (size_t i = 0; i < m; i++)
+        for (size_t j = 0; j < d; j++)
+            w[wide ? i * d + j : j * m + i] = q->a[i * d + j];
+    int rank = svd(w, u, s, (int)r, (int)(wide ? d : m));
+    if (wide)
+        complete_basis(w, rank, (int)d);
+    for (size_t k = 0; k < r; k++)
+        if (s[k] <= MATRIX_FLOOR * s[0])
+            s[k] = 0;
+    q->left = wide ? u : w;
+    q->right = wide ? w : u;
+    q->s = s;
+    return DI_OK;
+}
+
+static double dot_real(const double *a, const di_real *b, size_t n)
+{
+    double s = 0;
+    for (size_t i = 0; i < n; i++)
+        s += a[i] * b[i];
+    return s;
+}
+
+/* V^T x, V xt, or V S^+ U^T y */
+static void matrix_spectral(const di_problem *p, const di_real *in, di_real *out, int what)
+{
+    matrix *q = p->self;
+    size_t d = size3(p->x), m = size3(p->y);
+    if (matrix_svd(q))
+        return;
+    double *coef = q->work, *sum = coef + d;
+    for (size_t k = 0; k < d; k++) {
+        if (what == FROM_V)
+            coef[k] = in[k];
+        else if (what == TO_VT)
+            coef[k] = dot_real(q->right + k * d, in, d);
+        else
+            coef[k] = q->s[k] > 0 ? dot_real(q->left + k * m, in, m) / q->s[k] : 0;
+        sum[k] = 0;
+    }
+    for (size_t k = 0; what != TO_VT && k < d; k++)
+        for (size_t i = 0; i < d; i++)
+            sum[i] += coef[k] * q->right[k * d + i];
+    for (size_t i = 0; i < d; i++)
+        out[i] = (di_real)(what == TO_VT ? coef[i] : sum[i]);
+}
+
+static void matrix_pinv(const di_problem *p, const di_real *y, di_real *x)
+{
+    matrix_spectral(p, y, x, PINV);
+}
+
+static di_status matrix_values(const di_problem *p, di_real *s)
+{
+    matrix *q = p->self;
+    if (matrix_svd(q))
+        return DI_EMEMORY;
+    for (size_t i = 0; i < size3(p->x); i++)
+        s[i] = (di_real)q->s[i];
+    return DI_OK;
+}
+
+di_status di_problem_matrix(di_ctx *ctx, int c, int h, int w, int m, const di_real *a,
+                            di_problem **out)
+{
+    *out = NULL;
+    matrix *q = problem_new(ctx, sizeof *q, "matrix", c, h, w);
+    if (!q)
+        return ctx->status;
+    size_t d = size3(q->p.x);
+    if (m < 1 || m > MATRIX_MOST || d > MATRIX_MOST)
+        return di_fail(ctx, DI_EUSAGE, "matrix: %d rows and %.0f columns (the image's elements)"
+                       "; at least 1 and at most %d of each", m, (double)d, MATRIX_MOST);
+    for (size_t i = 0; i < m * d; i++)
+        if (!(fabs(a[i]) < HUGE_VAL))
+            return di_fail(ctx, DI_EINPUT, "matrix: the entry in row %d, column %d is NaN or "
+                           "infinite", (int)(i / d), (int)(i % d));
+    q->p.y[0] = q->p.y[1] = 1;
+    q->p.y[2] = m;
+    q->p.apply = matrix_apply;
+    q->p.vjp = matrix_vjp;
+    q->p.pinv = matrix_pinv;
+    q->a = di_new(ctx, m * d, sizeof *a);
+    q->work = di_new(ctx, 2 * d, sizeof *q->work);
+    if (!q->a || !q->work)
+        return DI_EMEMORY;
+    memcpy(q->a, a, m * d * sizeof *a);
+    *out = &q->p;
+    return DI_OK;
+}
+
+/* ---- SVD A = U S V^T, for the kinds of problems that have one ---- */
+
+typedef struct svd_kind {
+    void (*pinv)(const di_problem *p, const di_real *y, di_real *x); /* tells the kind */
+    di_status (*values)(const di_problem *p, di_real *s);
+    void (*spectral)(const di_problem *p, const di_real *in, di_real *out, int what);
+} svd_kind;
+static const svd_kind SVD_KIND[] = {
+    { mask_apply, mask_values, mask_spectral },
+    { sep_pinv, sep_values, sep_spectral },
+    { matrix_pinv, matrix_values, matrix_spectral },
+};
+
+static const svd_kind *svd_of(const di_problem *p)
+{
+    for (size_t i = 0; i < sizeof SVD_KIND / sizeof *SVD_KIND; i++)
+        if (p->pinv == SVD_KIND[i].pinv)
+            return &SVD_KIND[i];
     di_fail(p->ctx, DI_EUSAGE, "problem %s has no SVD", p->name);
-    return 0;
+    return NULL;
 }
 
 di_status di_svd_values(di_problem *p, di_real *s)
 {
-    if (!has_svd(p))
-        return p->ctx->status;
-    size_t plane = (size_t)p->x[1] * p->x[2];
-    separable *q = p->self;
-    const di_real *mask = is_separable(p) ? NULL : ((masked *)p->self)->mask;
-    if (is_separable(p) && (map1_svd(p->ctx, &q->m[0]) || map1_svd(p->ctx, &q->m[1])))
-        return DI_EMEMORY;
-    for (size_t i = 0; i < size3(p->x); i++) {
-        size_t at = i % plane;
-        if (is_separable(p))
-            s[i] = (di_real)(q->m[0].s[at / p->x[2]] * q->m[1].s[at % p->x[2]]);
-        else
-            s[i] = mask ? mask[at] : 1;
-    }
-    return DI_OK;
+    const svd_kind *k = svd_of(p);
+    return k ? k->values(p, s) : p->ctx->status;
 }
 
 di_status di_svd_vt(di_problem *p, const di_real *x, di_real *xt)
 {
-    if (has_svd(p) && is_separable(p))
-        sep_spectral(p, x, xt, TO_VT);
-    else if (p->ctx->status == DI_OK)
-        memmove(xt, x, size3(p->x) * sizeof *x);
+    const svd_kind *k = svd_of(p);
+    if (k)
+        k->spectral(p, x, xt, TO_VT);
     return p->ctx->status;
 }
 
 di_status di_svd_v(di_problem *p, const di_real *xt, di_real *x)
 {
-    if (has_svd(p) && is_separable(p))
-        sep_spectral(p, xt, x, FROM_V);
-    else if (p->ctx->status == DI_OK)
-        memmove(x, xt, size3(p->x) * sizeof *x);
+    const svd_kind *k = svd_of(p);
+    if (k)
+        k->spectral(p, xt, x, FROM_V);
     return p->ctx->status;
 }
 
@@ -568,39 +747,147 @@ double di_psnr(const di_real *a, const di_real *b, size_t n)
     return -10 * di_log(sum / (double)n) / 2.30258509299404568402;
 }
 
-/* ==== 4. The Gaussian prior, exact ===========================================================
+/* ==== 4. Noise levels and times ==============================================================
+   abar_i = prod_{j<=i} (1 - beta_j), sigma = sqrt((1 - abar)/abar). Both directions walk the
+   table by multiplication, which is cheap, and take logarithms between two entries only. */
+
+/* The largest double below 1: 1 - abar, which the analytic priors divide by, stays positive. */
+static const double ABAR_MOST = 1 - 1.1102230246251565e-16;
+
+/* abar at t, kept below 1. With i the whole index at or below t, -1 <= i < steps:
+   abar = abar_i (1 - beta_{i+1})^(t-i), beyond the table with its last beta. */
+static double noisy_abar(const di_prior *p, double t)
+{
+    double abar = 1;
+    int i = -1, last = p->steps - 1;
+    while (i < last && i + 1 <= t)
+        abar *= 1 - p->beta[++i];
+    if (t > i)
+        abar *= di_exp((t - i) * di_log(1 - p->beta[i < last ? i + 1 : last]));
+    return abar > ABAR_MOST ? ABAR_MOST : abar;
+}
+
+/* t = -1 is the clean image itself; before it there is nothing. */
+double di_prior_abar(const di_prior *p, double t)
+{
+    return t == -1 ? 1 : noisy_abar(p, t);
+}
+
+double di_prior_time(const di_prior *p, double sigma, int continuous)
+{
+    const double beta_d = 19.9, beta_min = 0.1;
+    double grown = 1 + sigma * sigma, abar = 1;
+    if (continuous)
+        return 999 * (sqrt(beta_min * beta_min + 2 * beta_d * di_log(grown)) - beta_min)
+               / beta_d;
+    int i = 0;
+    while (i < p->steps - 1 && abar * (1 - p->beta[i]) * grown > 1)
+        abar *= 1 - p->beta[i++];
+    return i - 1 - di_log(grown * abar) / di_log(1 - p->beta[i]);
+}
+
+/* ==== 5. Analytic priors: what they share ====================================================
+   The linear schedule of 1000 steps, and what a vjp must know of its eval. */
+
+enum { ANALYTIC_STEPS = 1000 };
+
+typedef struct kept {
+    size_t n, room;  /* images of the last eval, 0: there was none; and of the allocation */
+    double *t;       /* (n) */
+    di_real *x;      /* (n,d), only with keep_x */
+} kept;
+typedef struct analytic {
+    di_prior p;
+    size_t d;
+    int keep_x;
+    kept slot[DI_MAX_KEEP + 1];
+} analytic;
+
+/* A prior of `size` bytes whose first member is an analytic one; eval and vjp are missing. */
+static void *analytic_new(di_ctx *ctx, size_t size, const char *name, int c, int h, int w)
+{
+    if (c < 1 || h < 1 || w < 1 || c > 65536 || h > 65536 || w > 65536) {
+        di_fail(ctx, DI_EUSAGE, "%s: image shape %dx%dx%d is impossible", name, c, h, w);
+        return NULL;
+    }
+    analytic *a = di_new(ctx, 1, size);
+    double *beta = di_new(ctx, ANALYTIC_STEPS, sizeof *beta);
+    if (!a || !beta)
+        return NULL;
+    for (int i = 0; i < ANALYTIC_STEPS; i++)
+        beta[i] = 1e-4 + (2e-2 - 1e-4) * i / (ANALYTIC_STEPS - 1);
+    a->d = (size_t)c * h * w;
+    a->p.ctx = ctx;
+    a->p.c = c;
+    a->p.h = h;
+    a->p.w = w;
+    a->p.variance = DI_VAR_FIXED_SMALL;
+    a->p.steps = ANALYTIC_STEPS;
+    a->p.beta = beta;
+    a->p.self = a;
+    return a;
+}
+
+static size_t slot_bytes(const analytic *a, size_t n)
+{
+    return n * (sizeof(double) + (a->keep_x ? a->d * sizeof(di_real) : 0));
+}
+
+static size_t analytic_bytes(di_prior *p, size_t n, int keep)
+{
+    return keep > 0 ? (size_t)keep * slot_bytes(p->self, n) : 0;
+}
+
+/* Stores t (n) and x (n,d) for a vjp with this keep. */
+static di_status remember(analytic *a, int keep, size_t n, const double *t, const di_real *x)
+{
+    if (keep < 0 || keep > DI_MAX_KEEP)
+        return di_fail(a->p.ctx, DI_EUSAGE, "%d passes kept: at most %d", keep, DI_MAX_KEEP);
+    if (!keep)
+        return DI_OK;
+    kept *s = &a->slot[keep];
+    s->n = 0;
+    if (n > s->room) {
+        di_free(a->p.ctx, s->t);
+        s->room = 0;
+        s->t = di_new(a->p.ctx, 1, slot_bytes(a, n));
+        if (!s->t)
+            return DI_EMEMORY;
+        s->room = n;
+    }
+    s->n = n;
+    memcpy(s->t, t, n * sizeof *t);
+    s->x = (di_real *)(void *)(s->t + n);
+    if (a->keep_x)
+        memcpy(s->x, x, n * a->d * sizeof *x);
+    return DI_OK;
+}
+
+/* What remember stored, or NULL. */
+static const kept *recall(const analytic *a, int keep)
+{
+    if (keep >= 1 && keep <= DI_MAX_KEEP && a->slot[keep].n)
+        return &a->slot[keep];
+    di_fail(a->p.ctx, DI_EUSAGE, "a prior's vjp must follow an eval with its keep");
+    return NULL;
+}
+
+/* ==== 6. The Gaussian prior, exact ===========================================================
    x0 ~ N(m, C). E[eps | x_t] = sqrt(1-abar) (abar C + (1-abar) I)^-1 (x_t - sqrt(abar) m), a
    symmetric linear map, so its own derivative. C = Q L Q^T, or diagonal. */
 
 typedef struct gauss {
-    di_prior p;
-    size_t d, n;
+    analytic a;
     int full;
     di_real *mean;
     double *lambda, *q, *work; /* (d), (d,d) rows are eigenvectors, (2d) */
-    double *beta, *t;          /* t (n): of the last eval with keep */
 } gauss;
 
-enum { GAUSS_STEPS = 1000 };
-
-/* abar at a fractional index: log-linear between table entries, 1 at t = -1. */
-static double gauss_abar(const gauss *g, double t)
-{
-    double log_abar = 0;
-    for (int i = 0; i < GAUSS_STEPS && i <= t; i++)
-        log_abar += di_log(1 - g->beta[i]);
-    double part = t - floor(t);
-    int next = (int)floor(t) + 1;
-    if (part > 0 && next < GAUSS_STEPS)
-        log_abar += part * di_log(1 - g->beta[next]);
-    return di_exp(log_abar);
-}
-
-/* out = sqrt(1-abar) (abar C + (1-abar) I)^-1 in */
+/* out = sqrt(1-abar) (abar C + (1-abar) I)^-1 (in - sqrt(abar) mean), mean may be NULL: 0 */
 static void gauss_map(gauss *g, double abar, const di_real *in, const di_real *mean,
                       di_real *out)
 {
-    size_t d = g->d;
+    size_t d = g->a.d;
     double *a = g->work, *b = a + d, gain = sqrt(1 - abar);
     for (size_t i = 0; i < d; i++)
         a[i] = in[i] - (mean ? sqrt(abar) * mean[i] : 0);
@@ -619,89 +906,238 @@ static di_status gauss_eval(di_prior *p, size_t n, const double *t, const di_rea
                             di_real *eps, di_real *v, int keep)
 {
     gauss *g = p->self;
+    size_t d = g->a.d;
     (void)v;
-    if (keep && n > g->n) {
-        di_free(p->ctx, g->t);
-        g->t = di_new(p->ctx, n, sizeof *g->t);
-        if (!g->t)
-            return DI_EMEMORY;
-    }
-    if (keep) {
-        g->n = n;
-        memcpy(g->t, t, n * sizeof *t);
-    }
+    if (remember(&g->a, keep, n, t, x))
+        return p->ctx->status;
     for (size_t i = 0; i < n; i++)
-        gauss_map(g, gauss_abar(g, t[i]), x + i * g->d, g->mean, eps + i * g->d);
+        gauss_map(g, noisy_abar(p, t[i]), x + i * d, g->mean, eps + i * d);
     return DI_OK;
 }
 
-static di_status gauss_vjp(di_prior *p, const di_real *geps, di_real *gx)
+static di_status gauss_vjp(di_prior *p, int keep, const di_real *geps, di_real *gx)
 {
     gauss *g = p->self;
-    for (size_t i = 0; i < g->n; i++)
-        gauss_map(g, gauss_abar(g, g->t[i]), geps + i * g->d, NULL, gx + i * g->d);
+    size_t d = g->a.d;
+    const kept *s = recall(&g->a, keep);
+    if (!s)
+        return DI_EUSAGE;
+    for (size_t i = 0; i < s->n; i++)
+        gauss_map(g, noisy_abar(p, s->t[i]), geps + i * d, NULL, gx + i * d);
     return DI_OK;
 }
 
-static size_t gauss_bytes(di_prior *p, size_t n, int vjp)
+/* cov (d,d) = q^T diag(lambda) q. For a covariance the singular vectors are eigenvectors: left
+   and right ones are equal where the value is not 0, and opposite where it is negative. */
+static di_status gauss_eigen(gauss *g, const di_real *cov)
 {
-    (void)p;
-    return vjp ? n * sizeof(double) : 0;
+    di_ctx *ctx = g->a.p.ctx;
+    size_t d = g->a.d;
+    double *u = di_new(ctx, d * d, sizeof *u);
+    g->q = di_new(ctx, d * d, sizeof *g->q);
+    if (!g->q || !u)
+        return DI_EMEMORY;
+    for (size_t i = 0; i < d * d; i++) {
+        g->q[i] = cov[i];
+        if (!(fabs(cov[i] - cov[i % d * d + i / d]) <= 1e-6 * (fabs(cov[i]) + 1)))
+            return di_fail(ctx, DI_EINPUT, "gauss: the covariance is not symmetric");
+    }
+    complete_basis(g->q, svd(g->q, u, g->lambda, (int)d, (int)d), (int)d);
+    for (size_t i = 0; i < d; i++)
+        if (g->lambda[i] > 1e-6 * g->lambda[0] && dot(u + i * d, g->q + i * d, (int)d) < 0.5)
+            return di_fail(ctx, DI_EINPUT, "gauss: the covariance has a negative eigenvalue");
+    di_free(ctx, u);
+    return DI_OK;
 }
 
 di_status di_prior_gauss(di_ctx *ctx, int c, int h, int w, const di_real *mean,
                          const di_real *cov, int full, di_prior **out)
 {
-    size_t d = (size_t)c * h * w;
     *out = NULL;
-    gauss *g = di_new(ctx, 1, sizeof *g);
+    gauss *g = analytic_new(ctx, sizeof *g, "gauss", c, h, w);
     if (!g)
-        return DI_EMEMORY;
-    g->d = d;
+        return ctx->status;
+    size_t d = g->a.d;
+    if (!di_finite(mean, d))
+        return di_fail(ctx, DI_EINPUT, "gauss: a mean is NaN or infinite");
+    if (full && !di_finite(cov, d * d))
+        return di_fail(ctx, DI_EINPUT, "gauss: the covariance holds NaN or Inf");
     g->full = full;
     g->mean = di_new(ctx, d, sizeof *g->mean);
     g->lambda = di_new(ctx, d, sizeof(double));
     g->work = di_new(ctx, 2 * d, sizeof(double));
-    g->beta = di_new(ctx, GAUSS_STEPS, sizeof(double));
-    if (!g->mean || !g->lambda || !g->work || !g->beta)
+    if (!g->mean || !g->lambda || !g->work)
         return DI_EMEMORY;
     memcpy(g->mean, mean, d * sizeof *mean);
-    for (int i = 0; i < GAUSS_STEPS; i++)
-        g->beta[i] = 1e-4 + (2e-2 - 1e-4) * i / (GAUSS_STEPS - 1);
-    if (full) {
-        double *u = di_new(ctx, d * d, sizeof *u);
-        g->q = di_new(ctx, d * d, sizeof *g->q);
-        if (!g->q || !u)
-            return DI_EMEMORY;
-        for (size_t i = 0; i < d * d; i++) {
-            g->q[i] = cov[i];
-            if (!(fabs(cov[i] - cov[i % d * d + i / d]) <= 1e-6 * (fabs(cov[i]) + 1)))
-                return di_fail(ctx, DI_EINPUT, "gauss: the covariance is not symmetric");
-        }
-        svd(g->q, u, g->lambda, (int)d, (int)d);
-        for (size_t i = 0; i < d; i++) /* u = q where the eigenvalue is positive */
-            if (g->lambda[i] > 1e-6 * g->lambda[0]
-                && dot(u + i * d, g->q + i * d, (int)d) < 0.5)
-                return di_fail(ctx, DI_EINPUT, "gauss: the covariance has a negative "
-                               "eigenvalue");
-        di_free(ctx, u);
-    }
+    if (full && gauss_eigen(g, cov))
+        return ctx->status;
     for (size_t i = 0; !full && i < d; i++) {
         g->lambda[i] = cov[i];
-        if (!(cov[i] >= 0))
-            return di_fail(ctx, DI_EINPUT, "gauss: a variance is negative or NaN");
+        if (!(cov[i] >= 0 && cov[i] < HUGE_VAL))
+            return di_fail(ctx, DI_EINPUT, "gauss: a variance is negative or NaN or infinite");
     }
-    g->p.ctx = ctx;
-    g->p.c = c;
-    g->p.h = h;
-    g->p.w = w;
-    g->p.variance = DI_VAR_FIXED_SMALL;
-    g->p.steps = GAUSS_STEPS;
-    g->p.beta = g->beta;
-    g->p.eval = gauss_eval;
-    g->p.vjp = gauss_vjp;
-    g->p.bytes = gauss_bytes;
-    g->p.self = g;
-    *out = &g->p;
+    g->a.p.eval = gauss_eval;
+    g->a.p.vjp = gauss_vjp;
+    g->a.p.bytes = analytic_bytes;
+    *out = &g->a.p;
+    return DI_OK;
+}
+
+/* ==== 7. The Gaussian mixture, exact =========================================================
+   x0 ~ sum_k w_k N(m_k, diag(V_k)), so x_t ~ sum_k w_k N(sqrt(abar) m_k, diag(S_k)) with
+   S_k = abar V_k + (1-abar). The components have the scores g_k = -(x_t - sqrt(abar) m_k)/S_k
+   and the responsibilities p_k ~ w_k N(x_t; sqrt(abar) m_k, diag(S_k)), sum 1. The score of the
+   mixture is gbar = sum_k p_k g_k, and
+       eps = -sqrt(1-abar) gbar
+       J   = -sqrt(1-abar) (sum_k p_k (-diag(1/S_k) + g_k g_k^T) - gbar gbar^T)
+           = sqrt(1-abar) sum_k p_k (diag(1/S_k) - (g_k - gbar)(g_k - gbar)^T), symmetric.
+   The last form has no large terms that cancel where one component has all of the weight. */
+
+typedef struct mixture {
+    analytic a;
+    int k, each;         /* each: a variance for every element, else one for a component */
+    double *log_w;       /* (k); a common factor of the weights cancels in p */
+    di_real *mean, *var; /* (k,d); (k,d) or (k) */
+    double abar, root;   /* where mixture_at stands: abar, sqrt(abar) */
+    double *p, *gbar;    /* (k), (d): at that place */
+    double *sum;         /* (d) */
+} mixture;
+
+/* S_k and g_k of element i */
+static double mixture_spread(const mixture *q, int k, size_t i)
+{
+    return q->abar * q->var[q->each ? (size_t)k * q->a.d + i : (size_t)k] + (1 - q->abar);
+}
+
+static double mixture_score(const mixture *q, int k, size_t i, double x)
+{
+    return (q->root * q->mean[(size_t)k * q->a.d + i] - x) / mixture_spread(q, k, i);
+}
+
+/* p and gbar at x (d). The largest exponent is taken out, so that nothing overflows and one p
+   at least is not 0. */
+static void mixture_at(mixture *q, double abar, const di_real *x)
+{
+    size_t d = q->a.d;
+    double top = -HUGE_VAL, sum = 0, log_s = 0;
+    q->abar = abar;
+    q->root = sqrt(abar);
+    for (int k = 0; k < q->k; k++) {
+        double far = 0; /* sum_i log S + S g^2 */
+        for (size_t i = 0; i < d; i++) {
+            double s = mixture_spread(q, k, i), g = mixture_score(q, k, i, x[i]);
+            if (q->each || i == 0)
+                log_s = di_log(s);
+            far += log_s + s * g * g;
+        }
+        q->p[k] = q->log_w[k] - 0.5 * far;
+        top = q->p[k] > top ? q->p[k] : top;
+    }
+    for (int k = 0; k < q->k; k++) {
+        q->p[k] = di_exp(q->p[k] - top);
+        sum += q->p[k];
+    }
+    memset(q->gbar, 0, d * sizeof *q->gbar);
+    for (int k = 0; k < q->k; k++) {
+        q->p[k] /= sum;
+        for (size_t i = 0; i < d; i++)
+            q->gbar[i] += q->p[k] * mixture_score(q, k, i, x[i]);
+    }
+}
+
+static di_status mixture_eval(di_prior *p, size_t n, const double *t, const di_real *x,
+                              di_real *eps, di_real *v, int keep)
+{
+    mixture *q = p->self;
+    size_t d = q->a.d;
+    (void)v;
+    if (remember(&q->a, keep, n, t, x))
+        return p->ctx->status;
+    for (size_t j = 0; j < n; j++) {
+        mixture_at(q, noisy_abar(p, t[j]), x + j * d);
+        for (size_t i = 0; i < d; i++)
+            eps[j * d + i] = (di_real)(-sqrt(1 - q->abar) * q->gbar[i]);
+    }
+    return DI_OK;
+}
+
+/* gx = J geps, J as above */
+static di_status mixture_vjp(di_prior *p, int keep, const di_real *geps, di_real *gx)
+{
+    mixture *q = p->self;
+    size_t d = q->a.d;
+    const kept *s = recall(&q->a, keep);
+    if (!s)
+        return DI_EUSAGE;
+    for (size_t j = 0; j < s->n; j++) {
+        const di_real *x = s->x + j * d, *v = geps + j * d;
+        mixture_at(q, noisy_abar(p, s->t[j]), x);
+        memset(q->sum, 0, d * sizeof *q->sum);
+        for (int k = 0; k < q->k; k++) {
+            double along = 0; /* (g_k - gbar)^T v */
+            for (size_t i = 0; i < d; i++)
+                along += (mixture_score(q, k, i, x[i]) - q->gbar[i]) * v[i];
+            for (size_t i = 0; i < d; i++)
+                q->sum[i] += q->p[k] * (v[i] / mixture_spread(q, k, i)
+                                        - along * (mixture_score(q, k, i, x[i]) - q->gbar[i]));
+        }
+        for (size_t i = 0; i < d; i++)
+            gx[j * d + i] = (di_real)(sqrt(1 - q->abar) * q->sum[i]);
+    }
+    return DI_OK;
+}
+
+/* Copies and checks the numbers: weight (k), mean (k,d), var (k,d) or (k). */
+static di_status mixture_fill(mixture *q, const di_real *weight, const di_real *mean,
+                              const di_real *var)
+{
+    di_ctx *ctx = q->a.p.ctx;
+    size_t d = q->a.d, vars = q->each ? d : 1;
+    for (int k = 0; k < q->k; k++) {
+        if (!(weight[k] > 0 && weight[k] < HUGE_VAL))
+            return di_fail(ctx, DI_EINPUT, "mixture: the weight of component %d is %g; a weight "
+                           "is positive and finite", k, (double)weight[k]);
+        if (!di_finite(mean + k * d, d))
+            return di_fail(ctx, DI_EINPUT, "mixture: the mean of component %d holds NaN or Inf",
+                           k);
+        for (size_t i = 0; i < vars; i++)
+            if (!(var[k * vars + i] >= 0 && var[k * vars + i] < HUGE_VAL))
+                return di_fail(ctx, DI_EINPUT, "mixture: component %d has the variance %g; a "
+                               "variance is 0 or positive, and finite", k,
+                               (double)var[k * vars + i]);
+        q->log_w[k] = di_log(weight[k]);
+    }
+    memcpy(q->mean, mean, q->k * d * sizeof *mean);
+    memcpy(q->var, var, q->k * vars * sizeof *var);
+    return DI_OK;
+}
+
+di_status di_prior_mixture(di_ctx *ctx, int c, int h, int w, int k, const di_real *weight,
+                           const di_real *mean, const di_real *var, int each, di_prior **out)
+{
+    *out = NULL;
+    if (k < 1)
+        return di_fail(ctx, DI_EINPUT, "mixture: %d components; at least 1", k);
+    mixture *q = analytic_new(ctx, sizeof *q, "mixture", c, h, w);
+    if (!q)
+        return ctx->status;
+    size_t d = q->a.d;
+    q->k = k;
+    q->each = each;
+    q->a.keep_x = 1;
+    q->log_w = di_new(ctx, (size_t)k, sizeof(double));
+    q->mean = di_new(ctx, (size_t)k * d, sizeof(di_real));
+    q->var = di_new(ctx, (size_t)k * (each ? d : 1), sizeof(di_real));
+    q->p = di_new(ctx, (size_t)k, sizeof(double));
+    q->gbar = di_new(ctx, d, sizeof(double));
+    q->sum = di_new(ctx, d, sizeof(double));
+    if (!q->log_w || !q->mean || !q->var || !q->p || !q->gbar || !q->sum)
+        return DI_EMEMORY;
+    if (mixture_fill(q, weight, mean, var))
+        return ctx->status;
+    q->a.p.eval = mixture_eval;
+    q->a.p.vjp = mixture_vjp;
+    q->a.p.bytes = analytic_bytes;
+    *out = &q->a.p;
     return DI_OK;
 }

@@ -98,6 +98,7 @@ enum { DI_VAR_NONE, DI_VAR_FIXED_SMALL, DI_VAR_FIXED_LARGE, DI_VAR_LEARNED_RANGE
 
 /* A noise predictor on the discrete variance-preserving schedule beta[0..steps-1]. Public, so
    that analytic models and other backends can stand in a network's place. */
+enum { DI_MAX_KEEP = 16 };
 struct di_prior {
     di_ctx *ctx;
     int c, h, w;          /* image shape */
@@ -105,20 +106,35 @@ struct di_prior {
     int steps;
     const double *beta;   /* (steps), owned by the prior */
     const int *label;     /* class of every image of a batch, or NULL */
+    int continuous;       /* noise levels become times by the continuous VP formula, see
+                             di_prior_time; 0: by interpolation of beta's table */
     /* eps (n,c,h,w) = predicted noise at x (n,c,h,w), t (n) original indices, may be
-       fractional; v, when not NULL, the variance head in [-1,1] (LEARNED_RANGE only). With
-       keep, a vjp call may follow. */
+       fractional; v, when not NULL, the variance head in [-1,1] (LEARNED_RANGE only). eps may
+       be x. keep = 1..DI_MAX_KEEP: a vjp call with that number may follow; 0: none. */
     di_status (*eval)(di_prior *p, size_t n, const double *t, const di_real *x, di_real *eps,
                       di_real *v, int keep);
-    /* gx (n,c,h,w) = J^T geps of the last eval with keep. */
-    di_status (*vjp)(di_prior *p, const di_real *geps, di_real *gx);
-    size_t (*bytes)(di_prior *p, size_t n, int vjp); /* working memory it will take */
+    /* gx (n,c,h,w) = J^T geps of the last eval with that keep. */
+    di_status (*vjp)(di_prior *p, int keep, const di_real *geps, di_real *gx);
+    /* Working memory of evals of n images, numbers 1..keep kept at once. */
+    size_t (*bytes)(di_prior *p, size_t n, int keep);
     void *self;
 };
+/* The time of noise level sigma = sqrt((1-abar)/abar) > 0. Continuous (the VP preconditioning
+   of EDM, arXiv 2206.00364, table 1, as DAPS and InverseBench use it; beta_d 19.9, beta_min
+   0.1): 999 (sqrt(0.1^2 + 2*19.9 log(1+sigma^2)) - 0.1) / 19.9. Else the inverse of
+   di_prior_abar. Either is fractional. */
+double di_prior_time(const di_prior *p, double sigma, int continuous);
+/* abar at a fractional index: log-linear between the entries of beta's table, 1 at t = -1. */
+double di_prior_abar(const di_prior *p, double t);
 di_status di_prior_net(di_net *net, int h, int w, di_prior **prior);
 /* N(mean, diag(cov)) or N(mean, cov), exact: mean (c,h,w), cov (c,h,w) or (d,d), d = c*h*w. */
 di_status di_prior_gauss(di_ctx *ctx, int c, int h, int w, const di_real *mean,
                          const di_real *cov, int full, di_prior **prior);
+/* sum_k weight[k] N(mean[k], diag(var[k])), exact: weight (k) > 0, normalised here; mean
+   (k,c,h,w); var (k,c,h,w), or with each = 0 (k), one variance for all of a component. */
+di_status di_prior_mixture(di_ctx *ctx, int c, int h, int w, int k, const di_real *weight,
+                           const di_real *mean, const di_real *var, int each,
+                           di_prior **prior);
 
 /* ---- Measurement problems ---------------------------------------------------------------- */
 
@@ -149,6 +165,9 @@ di_status di_problem_sr(di_ctx *ctx, int c, int h, int w, int factor, int kind, 
 /* size x size Gaussian kernel (odd size), reflect-101 border. */
 di_status di_problem_gblur(di_ctx *ctx, int c, int h, int w, int size, double std,
                            di_problem **p);
+/* y = A x, A (m,c*h*w) dense, y (1,1,m). */
+di_status di_problem_matrix(di_ctx *ctx, int c, int h, int w, int m, const di_real *a,
+                            di_problem **p);
 /* Linear problems with an SVD A = U S V^T. Singular values in the order of the coordinates of
    V^T x (zeros included, count C*H*W), and the two orthogonal maps of images. */
 di_status di_svd_values(di_problem *p, di_real *s);
@@ -162,28 +181,42 @@ double di_psnr(const di_real *a, const di_real *b, size_t n); /* on clip((x+1)/2
 /* ---- Solvers ----------------------------------------------------------------------------- */
 
 enum { DI_NEEDS_PROBLEM = 1, DI_NEEDS_VJP = 2, DI_NEEDS_LINEAR = 4, DI_NEEDS_PINV = 8,
-       DI_NEEDS_NET_VJP = 16 };
-enum { DI_MAX_PARAM = 12 };
+       DI_NEEDS_NET_VJP = 16,
+       DI_ONE_BY_ONE = 32 }; /* takes samples one after another, not as a batch */
+enum { DI_MAX_PARAM = 14 };
 typedef struct di_param {
     const char *key, *value; /* name and default */
     const char *choice;      /* "lo..hi" for a number, "lo..hi int", or words "a|b|c" */
     const char *note;        /* meaning and source of the default */
 } di_param;
+/* What a run needs: elements of working memory, images of one network call, derivatives kept
+   at once. */
+typedef struct di_plan {
+    size_t elements, batch;
+    int keep;
+} di_plan;
 struct di_solver {
     const char *name, *title, *cite;
     unsigned needs;
-    int nx, ny;              /* working memory: images and measurements */
+    int nx, ny;              /* working memory: images and measurements of each sample */
     di_param param[DI_MAX_PARAM];
     di_status (*go)(di_run *run);
+    void (*plan)(const di_run *run, di_plan *plan); /* corrects what nx, ny say, or NULL */
 };
 const di_solver *di_solver_at(int i);              /* i-th of the table, or NULL */
 const di_solver *di_solver_find(const char *name); /* or NULL */
+/* A default that holds for one problem instead of the parameter's own. */
+typedef struct di_default {
+    const char *solver, *problem, *key, *value;
+} di_default;
+const di_default *di_default_at(int i);            /* i-th of the table, or NULL */
 const char *di_nearest(const char *word, const char *const *words, int n); /* for messages */
 
 typedef struct di_step {
     int step, steps;        /* 1..steps */
-    double t, sigma;        /* network time; noise level sqrt((1-abar)/abar) */
+    double t, sigma;        /* network time, -1: none; noise level sqrt((1-abar)/abar) */
     double residual;        /* ||y - A(x0)|| / sqrt(m), first image; -1 without a problem */
+    double wmv;             /* windowed moving variance per element; -1: not watched */
     const di_real *x, *x0;  /* (n,C,H,W) iterate and estimate of the clean image */
 } di_step;
 typedef int (*di_report_fn)(void *user, const di_step *s); /* nonzero: stop */
@@ -206,6 +239,14 @@ size_t di_run_bytes(const di_run *run, size_t n);  /* working memory, network in
 di_status di_run_go(di_run *run, const di_real *y, uint64_t seed, uint64_t first, size_t n,
                     di_real *x);
 di_cost di_run_cost(const di_run *run);
+const char *di_run_note(const di_run *run); /* what the solver decided, for people; or "" */
+
+/* A run can be left and taken up later with the same bits. From within a report: writes the
+   state of the run so far. Then, in another process: open and set the run as before, load, and
+   go with the same y, seed, first and n (checked); x is filled again. */
+typedef int (*di_write_fn)(void *user, const void *src, size_t n); /* 0 on success */
+di_status di_run_save(di_run *run, di_write_fn write, void *user);
+di_status di_run_load(di_run *run, di_read_fn read, void *user, uint64_t size);
 
 #ifdef __cplusplus
 }

@@ -39,6 +39,14 @@ typedef struct stage {          /* one block of the encoder or decoder */
     di_conv c;
 } stage;
 
+/* A forward pass and what its derivative needs. */
+typedef struct pass {
+    di_tape tape;
+    char *memory;
+    size_t memory_size;
+    di_tensor *x, *y;           /* input and output; y NULL: nothing to differentiate */
+} pass;
+
 struct di_net {
     di_ctx *ctx;
     char *head;                 /* the file's head: header, metadata, index, names */
@@ -50,7 +58,7 @@ struct di_net {
     uint32_t crc;
     config f;
     double *beta;
-    int steps, loaded, transposed;
+    int steps, linear, loaded, transposed;
     di_conv temb[2], stem, out;
     di_norm out_norm;
     di_real *label;             /* [classes][emb] */
@@ -59,12 +67,10 @@ struct di_net {
     di_conv *conv[LEVELS * MAX_BLOCKS * 24]; /* every convolution, for the transposes */
     di_norm *norm[LEVELS * MAX_BLOCKS * 12];
     int convs, norms;
-    di_tape tape;
-    char *memory;
-    size_t memory_size;
+    pass pass[DI_MAX_KEEP + 1]; /* 0: plans and passes that are not kept */
+    pass *now;
     size_t plan_n, plan_bytes;  /* the last plan */
     int plan_h, plan_w, plan_vjp, plan_threads;
-    di_tensor *x, *y;           /* input and output of the pass under way */
 };
 
 /* ==== 2. Reading the head of a weight file ================================================ */
@@ -398,6 +404,7 @@ static void read_schedule(loader *L)
         a = meta_number(L, "sched.beta_start", 1e-9, 0.999, 0);
         b = meta_number(L, "sched.beta_end", 1e-9, 0.999, 0);
     }
+    net->linear = !cosine && net->steps == 1000 && a == 1e-4 && b == 0.02;
     net->beta = di_new(L->ctx, (size_t)net->steps, sizeof *net->beta);
     for (int i = 0; net->beta && i < net->steps; i++) {
         double s0 = ((double)i / net->steps + 0.008) / 1.008 * 1.57079632679489661923;
@@ -768,7 +775,9 @@ di_status di_net_open(di_ctx *ctx, di_read_fn read, void *user, uint64_t size, u
     L->size = size;
     L->flags = flags;
     crc_table(L);
-    di_tape_open(&net->tape, ctx);
+    for (int i = 0; i <= DI_MAX_KEEP; i++)
+        di_tape_open(&net->pass[i].tape, ctx);
+    net->now = net->pass;
     di_status s = read_head(L);
     if (!s)
         s = read_meta(L);
@@ -796,7 +805,7 @@ static di_tensor *resample(di_tape *tp, di_tensor *x, int dir)
 /* h = c1(resample(silu(n1 x))); h = c2(silu(n2(h) (1+s) + t)); y = scale (skip(x) + h) */
 static di_tensor *run_res(di_net *net, const res *r, di_tensor *x, di_tensor *emb)
 {
-    di_tape *tp = &net->tape;
+    di_tape *tp = &net->now->tape;
     di_tensor *h = di_normalize(tp, x, &r->n1, NULL, 1), *s = x;
     if (r->dir) {
         di_tensor *small = resample(tp, h, r->dir);
@@ -824,7 +833,7 @@ static di_tensor *run_res(di_net *net, const res *r, di_tensor *x, di_tensor *em
 
 static di_tensor *run_att(di_net *net, const att *a, di_tensor *x)
 {
-    di_tape *tp = &net->tape;
+    di_tape *tp = &net->now->tape;
     di_tensor *z = a->n.c ? di_normalize(tp, x, &a->n, NULL, 0) : x;
     di_tensor *qkv = di_convolve(tp, z, &a->qkv, NULL, 1);
     if (z != x)
@@ -840,7 +849,7 @@ static di_tensor *run_att(di_net *net, const att *a, di_tensor *x)
 static di_tensor *run_stage(di_net *net, const stage *s, di_tensor *x, di_tensor *emb,
                             const di_tensor *keep)
 {
-    di_tape *tp = &net->tape;
+    di_tape *tp = &net->now->tape;
     di_tensor *y = x;
     if (s->has_res)
         y = run_res(net, &s->r, x, emb);
@@ -877,7 +886,7 @@ static di_tensor *run_stage(di_net *net, const stage *s, di_tensor *x, di_tensor
 static di_tensor *embed(di_net *net, int n, const double *t, const int *label)
 {
     const config *f = &net->f;
-    di_tape *tp = &net->tape;
+    di_tape *tp = &net->now->tape;
     int half = f->base / 2;
     di_tensor *v = di_tensor_new(tp, 1, f->base, 1, n);
     for (int b = 0; v && !tp->dry && b < v->cb; b++)
@@ -909,14 +918,14 @@ static di_tensor *embed(di_net *net, int n, const double *t, const int *label)
 static void forward(di_net *net, int n, int h, int w, const double *t, const int *label,
                     const di_real *x)
 {
-    di_tape *tp = &net->tape;
+    di_tape *tp = &net->now->tape;
     di_tensor *skip[LEVELS * (MAX_BLOCKS + 1) + 1];
     int skips = 0;
     di_tensor *emb = embed(net, n, t, label);
-    net->x = di_pack(tp, n, net->f.in, h, w, x, net->f.in);
-    if (net->x)
-        net->x->need = 1;
-    di_tensor *v = di_convolve(tp, net->x, &net->stem, NULL, 1);
+    net->now->x = di_pack(tp, n, net->f.in, h, w, x, net->f.in);
+    if (net->now->x)
+        net->now->x->need = 1;
+    di_tensor *v = di_convolve(tp, net->now->x, &net->stem, NULL, 1);
     skip[skips++] = v;
     for (int i = 0; i < net->encs; i++)
         skip[skips++] = v = run_stage(net, &net->enc[i], v, emb, v);
@@ -931,24 +940,24 @@ static void forward(di_net *net, int n, int h, int w, const double *t, const int
     }
     di_tensor *z = di_normalize(tp, v, &net->out_norm, NULL, 1);
     di_drop(tp, v);
-    net->y = di_convolve(tp, z, &net->out, NULL, 1);
+    net->now->y = di_convolve(tp, z, &net->out, NULL, 1);
     di_drop(tp, z);
     di_drop(tp, emb);
-    di_drop(tp, net->x);
+    di_drop(tp, net->now->x);
 }
 
 static void backward(di_net *net, const di_real *gy, int have, di_real *gx)
 {
-    di_tape *tp = &net->tape;
-    di_tensor *y = net->y;
+    di_tape *tp = &net->now->tape;
+    di_tensor *y = net->now->y;
     if (!y)
         return;
     y->g = di_pack(tp, y->n, net->f.out, y->h, y->w, gy, have);
     di_drop(tp, y);
     di_tape_back(tp);
-    di_unpack(tp, net->x->g, 0, net->f.in, gx);
-    di_drop(tp, net->x->g);
-    net->y = NULL; /* the tape is used up */
+    di_unpack(tp, net->now->x->g, 0, net->f.in, gx);
+    di_drop(tp, net->now->x->g);
+    net->now->y = NULL; /* the tape is used up */
 }
 
 /* ==== 6. Plans and the public calls ======================================================= */
@@ -970,19 +979,21 @@ static size_t plan(di_net *net, size_t n, int h, int w, int vjp)
         di_fail(net->ctx, DI_EUSAGE, "a batch of %.0f images: 1 to 4096", (double)n);
         return 0;
     }
-    if (di_tape_begin(&net->tape, NULL, 0, vjp))
+    net->now = net->pass;
+    net->now->y = NULL;
+    if (di_tape_begin(&net->now->tape, NULL, 0, vjp))
         return 0;
     forward(net, (int)n, h, w, NULL, NULL, NULL);
     if (vjp)
         backward(net, NULL, 0, NULL);
-    if (net->tape.failed)
+    if (net->now->tape.failed)
         return 0;
     net->plan_n = n;
     net->plan_h = h;
     net->plan_w = w;
     net->plan_vjp = vjp;
     net->plan_threads = net->ctx->threads;
-    return net->plan_bytes = net->tape.arena.peak;
+    return net->plan_bytes = net->now->tape.arena.peak;
 }
 
 size_t di_net_bytes(di_net *net, size_t n, int h, int w, int vjp)
@@ -999,7 +1010,7 @@ double di_net_macs(const di_net *net, int h, int w)
 {
     di_net *mutable_net = (di_net *)net; /* a dry run touches only the plan */
     mutable_net->plan_bytes = 0;
-    return plan(mutable_net, 1, h, w, 0) ? net->tape.macs : 0;
+    return plan(mutable_net, 1, h, w, 0) ? net->now->tape.macs : 0;
 }
 
 /* The derivative's weights, made once: the same kernel runs on them. */
@@ -1012,13 +1023,15 @@ static di_status transpose_all(di_net *net)
     return DI_OK;
 }
 
-/* Runs the network; with keep its tape stays for finish_vjp. */
+/* Runs the network; with keep its pass stays for backward. */
 static di_status run_forward(di_net *net, size_t n, int h, int w, const double *t,
                              const int *label, const di_real *x, di_real *y, int y_channels,
                              int keep)
 {
     if (!net->loaded)
         return di_fail(net->ctx, DI_EUSAGE, "the network was opened head-only");
+    if (keep < 0 || keep > DI_MAX_KEEP)
+        return di_fail(net->ctx, DI_EUSAGE, "%d passes kept: at most %d", keep, DI_MAX_KEEP);
     if ((net->f.classes > 0) != (label != NULL))
         return di_fail(net->ctx, DI_EUSAGE, net->f.classes ? "this network needs a class label"
                        : "this network takes no class label");
@@ -1029,21 +1042,23 @@ static di_status run_forward(di_net *net, size_t n, int h, int w, const double *
     for (size_t i = 0; i < n; i++)
         if (!(t[i] > -1e5 && t[i] < 1e5))
             return di_fail(net->ctx, DI_EUSAGE, "network time %g is out of range", t[i]);
-    size_t need = plan(net, n, h, w, keep);
+    size_t need = plan(net, n, h, w, keep > 0);
     if (!need || (keep && transpose_all(net)))
         return net->ctx->status;
-    if (need > net->memory_size) {
-        di_free(net->ctx, net->memory);
-        net->memory_size = 0;
-        net->memory = di_new(net->ctx, need, 1);
-        if (!net->memory)
+    pass *p = net->now = &net->pass[keep];
+    p->y = NULL;
+    if (need > p->memory_size) {
+        di_free(net->ctx, p->memory);
+        p->memory_size = 0;
+        p->memory = di_new(net->ctx, need, 1);
+        if (!p->memory)
             return DI_EMEMORY;
-        net->memory_size = need;
+        p->memory_size = need;
     }
-    if (di_tape_begin(&net->tape, net->memory, net->memory_size, keep))
+    if (di_tape_begin(&p->tape, p->memory, p->memory_size, keep > 0))
         return DI_EMEMORY;
     forward(net, (int)n, h, w, t, label, x);
-    di_unpack(&net->tape, net->y, 0, y_channels, y);
+    di_unpack(&net->now->tape, net->now->y, 0, y_channels, y);
     return net->ctx->status;
 }
 
@@ -1087,7 +1102,10 @@ void di_net_close(di_net *net)
     if (!net)
         return;
     di_ctx *ctx = net->ctx;
-    di_tape_close(&net->tape);
+    for (int i = 0; i <= DI_MAX_KEEP; i++) {
+        di_tape_close(&net->pass[i].tape);
+        di_free(ctx, net->pass[i].memory);
+    }
     for (int i = 0; i < net->convs; i++) {
         di_free(ctx, net->conv[i]->w);
         di_free(ctx, net->conv[i]->wt);
@@ -1100,7 +1118,6 @@ void di_net_close(di_net *net)
         di_free(ctx, net->norm[i]->b);
     }
     di_free(ctx, net->label);
-    di_free(ctx, net->memory);
     di_free(ctx, net->beta);
     di_free(ctx, net->entry);
     di_free(ctx, net->line);
@@ -1124,23 +1141,24 @@ static di_status net_eval(di_prior *p, size_t n, const double *t, const di_real 
     int c = net->f.pred_channels;
     di_status s = run_forward(net, n, p->h, p->w, t, p->label, x, eps, c, keep);
     if (!s && v && p->variance == DI_VAR_LEARNED_RANGE)
-        di_unpack(&net->tape, net->y, c, c, v);
+        di_unpack(&net->now->tape, net->now->y, c, c, v);
     return s;
 }
 
-static di_status net_vjp(di_prior *p, const di_real *geps, di_real *gx)
+static di_status net_vjp(di_prior *p, int keep, const di_real *geps, di_real *gx)
 {
     di_net *net = ((net_prior *)p)->net;
-    if (!net->tape.keep || !net->y)
-        return di_fail(net->ctx, DI_EUSAGE, "a prior's vjp must follow an eval with keep");
+    if (keep < 1 || keep > DI_MAX_KEEP || !net->pass[keep].y)
+        return di_fail(net->ctx, DI_EUSAGE, "a prior's vjp must follow an eval with its keep");
+    net->now = &net->pass[keep];
     backward(net, geps, net->f.pred_channels, gx);
     return net->ctx->status;
 }
 
-static size_t net_prior_bytes(di_prior *p, size_t n, int vjp)
+static size_t net_prior_bytes(di_prior *p, size_t n, int keep)
 {
     di_net *net = ((net_prior *)p)->net;
-    return plan(net, n, p->h, p->w, vjp);
+    return plan(net, n, p->h, p->w, keep > 0) * (size_t)(keep > 1 ? keep : 1);
 }
 
 di_status di_prior_net(di_net *net, int h, int w, di_prior **out)
@@ -1162,6 +1180,7 @@ di_status di_prior_net(di_net *net, int h, int w, di_prior **out)
     np->p.variance = net->f.var;
     np->p.steps = net->steps;
     np->p.beta = net->beta;
+    np->p.continuous = net->linear;
     np->p.eval = net_eval;
     np->p.vjp = net_vjp;
     np->p.bytes = net_prior_bytes;

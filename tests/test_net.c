@@ -442,7 +442,7 @@ static void test_prior(const network *d, const bytes *file, const pass *p)
         NEAR(prior->beta[999], 0.02, 1e-16);
         EQUAL(di_net_run(net, p->n, p->h, p->w, p->t, p->label, p->x.v, y, gy, gx), DI_OK);
         EQUAL(prior->eval(prior, p->n, p->t, p->x.v, eps, d->out == 6 ? v : NULL, 1), DI_OK);
-        EQUAL(prior->vjp(prior, geps, got), DI_OK);
+        EQUAL(prior->vjp(prior, 1, geps, got), DI_OK);
         for (size_t i = 0; i < p->n; i++) {
             CHECK(same(eps + i * p->in, y + i * p->out, p->in));
             CHECK(d->out == 3 || same(v + i * p->in, y + i * p->out + p->in, p->in));

@@ -479,7 +479,7 @@ static void test_gauss_prior(void)
             fill(x, 4, 60 + (unsigned)k);
             fill(g, 4, 70 + (unsigned)k);
             EQUAL(p->eval(p, 2, t, x, eps, NULL, 1), DI_OK);
-            EQUAL(p->vjp(p, g, gx), DI_OK);
+            EQUAL(p->vjp(p, 1, g, gx), DI_OK);
             for (int n = 0; n < 2; n++) {
                 double abar = abar_at((int)t[n]);
                 double xd[2] = { x[2 * n], x[2 * n + 1] }, gd[2] = { g[2 * n], g[2 * n + 1] };

@@ -111,19 +111,19 @@ static di_status spy_eval(di_prior *p, size_t n, const double *t, const di_real 
     return status;
 }
 
-static di_status spy_vjp(di_prior *p, const di_real *geps, di_real *gx)
+static di_status spy_vjp(di_prior *p, int keep, const di_real *geps, di_real *gx)
 {
     spy *s = p->self;
     if (++s->vjps == s->fail_vjp)
         return DI_EMEMORY;
-    return s->inner->vjp(s->inner, geps, gx);
+    return s->inner->vjp(s->inner, keep, geps, gx);
 }
 
-static size_t no_bytes(di_prior *p, size_t n, int vjp)
+static size_t no_bytes(di_prior *p, size_t n, int keep)
 {
     (void)p;
     (void)n;
-    (void)vjp;
+    (void)keep;
     return 0;
 }
 
@@ -400,10 +400,11 @@ static di_status matrix_eval(di_prior *p, size_t n, const double *t, const di_re
     return DI_OK;
 }
 
-static di_status matrix_vjp(di_prior *p, const di_real *geps, di_real *gx)
+static di_status matrix_vjp(di_prior *p, int keep, const di_real *geps, di_real *gx)
 {
     matrix_prior *m = p->self;
     int d = p->w;
+    (void)keep;
     for (int k = 0; k < d; k++) {
         double sum = 0;
         for (int i = 0; i < d; i++) {
