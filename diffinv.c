@@ -762,7 +762,7 @@ static double noisy_abar(const di_prior *p, double t)
     int i = -1, last = p->steps - 1;
     while (i < last && i + 1 <= t)
         abar *= 1 - p->beta[++i];
-    if (t > i)
+    if (!(t <= i)) /* NaN goes through */
         abar *= di_exp((t - i) * di_log(1 - p->beta[i < last ? i + 1 : last]));
     return abar > ABAR_MOST ? ABAR_MOST : abar;
 }
@@ -1095,7 +1095,7 @@ static di_status mixture_fill(mixture *q, const di_real *weight, const di_real *
     size_t d = q->a.d, vars = q->each ? d : 1;
     for (int k = 0; k < q->k; k++) {
         if (!(weight[k] > 0 && weight[k] < HUGE_VAL))
-            return di_fail(ctx, DI_EINPUT, "mixture: the weight of component %d is %g; a weight "
+            return di_fail(ctx, DI_EINPUT, "mixture: component %d has the weight %g; a weight "
                            "is positive and finite", k, (double)weight[k]);
         if (!di_finite(mean + k * d, d))
             return di_fail(ctx, DI_EINPUT, "mixture: the mean of component %d holds NaN or Inf",

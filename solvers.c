@@ -348,13 +348,13 @@ struct hooks {
 static void interleave_step(di_run *run, inter *it, const hooks *h, int k)
 {
     it->k = k;
-    predict(run, run->n, it->s.index[k], it->x, it->e, h->head ? it->v : NULL, h->keep); /* l.2 */
-    estimate(run, it->s.abar[k], it->x, it->e, is(run, "clip", "yes"), it->x0);        /* l.3 */
+    predict(run, run->n, it->s.index[k], it->x, it->e, it->v, h->keep);     /* l.2 */
+    estimate(run, it->s.abar[k], it->x, it->e, is(run, "clip", "yes"), it->x0); /* l.3 */
     if (h->correct_x0)
-        h->correct_x0(run, it);                                                        /* l.5 */
-    h->reverse(run, it);                                                               /* l.4 */
+        h->correct_x0(run, it);                                             /* l.5 */
+    h->reverse(run, it);                                                    /* l.4 */
     if (h->correct_prev)
-        h->correct_prev(run, it);                                                      /* l.5 */
+        h->correct_prev(run, it);                                           /* l.5 */
 }
 
 static di_status interleave(di_run *run, const hooks *h)
@@ -370,7 +370,7 @@ static di_status interleave(di_run *run, const hooks *h)
     it.g = h->keep ? take(run, run->d) : NULL;
     it.r = run->problem ? take(run, run->m) : NULL;
     if (!run->step) {
-        normal(run, it.x, run->d, DI_STREAM_INIT, 0);                                  /* l.1 */
+        normal(run, it.x, run->d, DI_STREAM_INIT, 0);                       /* l.1 */
         for (size_t i = 0; it.s.start != 1 && i < run->n * run->d; i++)
             it.x[i] *= (di_real)it.s.start;
     }
@@ -525,7 +525,8 @@ static di_status dps(di_run *run)
 
 static void ddnm_project(di_run *run, inter *it)
 {
-    double prev = it->s.prev[it->k], next = sqrt((1 - prev) / prev), sigma_y = num(run, "sigma_y");
+    double prev = it->s.prev[it->k], next = sqrt((1 - prev) / prev);
+    double sigma_y = num(run, "sigma_y");
     di_real lam = (di_real)(next >= sigma_y ? 1 : next / sigma_y);
     residual(run, it->x0, it->r);
     di_apply_pinv(run->problem, run->n, it->r, it->z);
@@ -651,7 +652,8 @@ static di_status grid_sqrt(di_run *run, grid *g, int K, double smax, double smin
         return DI_EMEMORY;
     for (int i = 0; i <= K; i++) {
         double part = K > 1 ? i / (K - 1.0) : 0;
-        g->t[i] = i == K ? final * final : smax * smax * power(smin * smin / (smax * smax), part);
+        g->t[i] = i == K ? final * final
+                  : smax * smax * power(smin * smin / (smax * smax), part);
         g->sigma[i] = sqrt(g->t[i]);
         g->s[i] = 1;
         g->rate[i] = 0.5;
@@ -681,7 +683,8 @@ static double grid_mean(di_run *run, const grid *g, int i, int noisy, const di_r
 static di_status edm(di_run *run)
 {
     grid g;
-    int K = (int)num(run, "steps"), heun = is(run, "step", "heun"), noisy = is(run, "step", "sde");
+    int K = (int)num(run, "steps");
+    int heun = is(run, "step", "heun"), noisy = is(run, "step", "sde");
     double smax = num(run, "smax"), smin = num(run, "smin"), final = num(run, "final");
     if (is(run, "grid", "edm") ? grid_edm(run, &g, K, smax, smin, num(run, "rho"), final)
         : is(run, "grid", "vp") ? grid_vp(run, &g, K, final)
@@ -736,7 +739,7 @@ static di_status edm(di_run *run)
      nothing (tau = 1/sqrt(2) brings it back); tau = 0.01 is the scale of DAPS, whose eta it is.
      Linear A is stable while eta/tau^2 ||A||^2 < 2.
    - init is the previous level's answer (variant b, the default), the denoiser at the iterate
-     (a, two calls a level; as an unofficial port does), or the iterate itself (c); 0 at first. */
+     (a, two calls a level; an unofficial port), or the iterate itself (c); 0 at first. */
 
 typedef struct mo {
     int N, noise, sgld;
@@ -785,8 +788,8 @@ static double mo_residual(di_run *run, const di_real *xh, di_real *r)
     return di_rms(r, run->m);
 }
 
-/* The levels of an MO run: EDM's, down to smin_rel * sigma_y and then to 0. For a Gaussian prior
-   the answer's mean is the posterior's when smin = sigma_y / s, s the singular value. */
+/* The levels of an MO run: EDM's, down to smin_rel * sigma_y and then to 0. For a Gaussian
+   prior the answer's mean is the posterior's when smin = sigma_y / s, s the singular value. */
 static di_status mo_levels(di_run *run, grid *g)
 {
     double smin = num(run, "smin_rel") * num(run, "sigma_y");
@@ -1029,7 +1032,8 @@ static void sampler_back(di_run *run, sampler *R, di_real *g, di_real *h)
 
 static void dmplug_plan(const di_run *run, di_plan *plan)
 {
-    size_t T = (size_t)num(run, "steps"), W = is(run, "es", "yes") ? (size_t)num(run, "window") : 0;
+    size_t T = (size_t)num(run, "steps");
+    size_t W = is(run, "es", "yes") ? (size_t)num(run, "window") : 0;
     plan->elements = (2 * T + 6 + W) * run->d + run->m;
     plan->keep = is(run, "recompute", "yes") ? 1 : (int)T;
 }
@@ -1171,124 +1175,149 @@ static double cps_direction(di_run *run, const di_real *q, int N, uint32_t seria
     return sqrt(sum / (double)run->m);
 }
 
-/* CPS: deng-ai-lab/CPS (algorithm APS_R) of "Constrained Particle Seeking for Solving Inverse
-   Problems with Diffusion Models", arXiv 2603.01837v1. With q_n the particles' measurements,
-     c_n = <qbar - y, q_n - qbar> / N,  g = sum_n c_n eps_n,  x' = mu - sqrt(f d) g/||g||:
-   the least affine misfit on the sphere of the kernel's mass, for a small radius. No step size,
-   no sigma_y. As their program: in the first fifth every level is passed five times, with the
-   forward kernel back between passes; at i = T*thr the state is replaced by its denoised
-   estimate (compat_hole); so is the last. No noise where g = 0.
-   Ours: particles are drawn twice from the counter instead of kept; their two extra network
-   calls a step, made to print a loss, are left out. Draws: (5 i + pass)(N + 2) + n. */
+/* What both begin with: the VP grid of T steps down to level 0.01, guidance from step K on, and
+   x ~ N(0, s^2 sigma^2) at its start. */
+typedef struct seek {
+    grid g;
+    int T, N, batch, K, hole;
+    double *c, *dir;               /* (N), (d) */
+    di_real *x, *mu, *u, *z, *q, *p; /* (d), (d), (d), (d), (N,m), (batch,d) */
+} seek;
+
+static di_status seek_open(di_run *run, seek *s, const char *hole)
+{
+    size_t d = run->d;
+    s->T = (int)num(run, "steps");
+    s->N = (int)num(run, "n");
+    s->batch = (int)num(run, "batch") < s->N ? (int)num(run, "batch") : s->N;
+    s->K = (int)floor(s->T * num(run, "thr"));
+    s->hole = is(run, hole, "yes");
+    if (grid_vp(run, &s->g, s->T, 0.01))
+        return run->ctx->status;
+    s->c = (double *)(void *)take(run, (d + (size_t)s->N) * (sizeof(double) / sizeof *s->x));
+    s->dir = s->c + s->N;
+    s->x = take(run, d);
+    s->mu = take(run, d);
+    s->u = take(run, d);
+    s->z = take(run, d);
+    s->q = take(run, (size_t)s->N * run->m);
+    s->p = take(run, (size_t)s->batch * d);
+    if (!run->step) {
+        normal(run, s->x, d, DI_STREAM_INIT, 0);
+        for (size_t j = 0; j < d; j++)
+            s->x[j] *= (di_real)(s->g.sigma[0] * s->g.s[0]);
+    }
+    return DI_OK;
+}
+
+/* CPS: "Constrained Particle Seeking: Solving Diffusion Inverse Problems with Just Forward
+   Passes", AAAI 2026, arXiv 2603.01837v1; program: deng-ai-lab/CPS (algorithm APS_R).
+     l.1  mu = a x + f score(x)                             mean of the reverse kernel
+     l.2  q_n = A(D((mu + sqrt(f) eps_n)/s'; sigma')),      n = 1..N
+     l.3  c_n = <qbar - y, q_n - qbar> / N
+     l.4  g = sum_n c_n eps_n
+     l.5  x' = mu - sqrt(f d) g/||g||
+     l.6  x = s (x'/s' + sqrt(sigma^2 - sigma'^2) N), again from l.1: restarts
+   l.5 is the least misfit of the affine model of x -> q that the particles span, on the sphere
+   where the kernel's mass is, in the limit of a small radius. No step size, no sigma_y.
+   As their program, not the paper: restarts (five passes a level) in the first fifth only; at
+   i = T*thr the state becomes its denoised estimate (compat_hole); where g = 0, x' = mu without
+   noise; thr > 0 repeats the unguided step in the window without going back.
+   Ours: particles are drawn twice from the counter instead of kept, N m + O(d) numbers in all;
+   two network calls a step, made to print a loss, are left out.
+   Draws: 1 + (passes i + pass)(N + 2) + n. */
 static di_status cps(di_run *run)
 {
-    grid g;
-    int T = (int)num(run, "steps"), N = (int)num(run, "n"), batch = (int)num(run, "batch");
-    int hole = is(run, "compat_hole", "yes"), K = (int)floor(T * num(run, "thr"));
+    seek s;
     int most = (int)num(run, "passes");
     double window = num(run, "window");
-    if (grid_vp(run, &g, T, 0.01))
+    if (seek_open(run, &s, "compat_hole"))
         return run->ctx->status;
-    size_t d = run->d, m = run->m;
-    double *c = (double *)(void *)take(run, (d + (size_t)N) * (sizeof(double) / sizeof(di_real)));
-    double *dir = c + N;
-    di_real *x = take(run, d), *mu = take(run, d), *u = take(run, d), *z = take(run, d);
-    di_real *q = take(run, (size_t)N * m), *p = take(run, (size_t)(batch < N ? batch : N) * d);
-    if (!run->step) {
-        normal(run, x, d, DI_STREAM_INIT, 0);
-        for (size_t j = 0; j < d; j++)
-            x[j] *= (di_real)(g.sigma[0] * g.s[0]);
-    }
-    for (int i = run->step; i < T && !run->ctx->status; i++) {
-        int passes = (double)i / T > 0.001 && (double)i / T < window ? most : 1;
+    size_t d = run->d;
+    const grid *g = &s.g;
+    for (int i = run->step; i < s.T && !run->ctx->status; i++) {
+        int passes = (double)i / s.T > 0.001 && (double)i / s.T < window ? most : 1;
         double resid = -1;                                              /* of the last pass */
         for (int pass = 0; pass < passes && !run->ctx->status; pass++) {
-            uint32_t serial = 1 + (uint32_t)((i * most + pass) * (N + 2));
-            double f = grid_mean(run, &g, i, 1, x, u, mu);
-            if (i < K) { /* not guided yet */
-                normal(run, z, d, DI_STREAM_SOLVER, serial);
+            uint32_t serial = 1 + (uint32_t)((i * most + pass) * (s.N + 2));
+            double f = grid_mean(run, g, i, 1, s.x, s.u, s.mu);         /* l.1 */
+            if (i < s.K) {
+                normal(run, s.z, d, DI_STREAM_SOLVER, serial);
                 for (size_t j = 0; j < d; j++)
-                    x[j] = mu[j] + (di_real)sqrt(f) * z[j];
+                    s.x[j] = s.mu[j] + (di_real)sqrt(f) * s.z[j];
                 continue;
             }
-            if (i == T - 1 || (hole && i == K)) {
-                memcpy(x, u, d * sizeof *x);
+            if (i == s.T - 1 || (s.hole && i == s.K)) {
+                memcpy(s.x, s.u, d * sizeof *s.x);
                 continue;
             }
             size_t mark = run->noise_used;
-            particles(run, &g, i, f, mu, serial, N, batch, p, q);
-            resid = cps_direction(run, q, N, serial, mark, z, c, dir);
+            particles(run, g, i, f, s.mu, serial, s.N, s.batch, s.p, s.q);          /* l.2 */
+            resid = cps_direction(run, s.q, s.N, serial, mark, s.z, s.c, s.dir);    /* l.3-4 */
             double norm = 0;
             for (size_t j = 0; j < d; j++)
-                norm += dir[j] * dir[j];
+                norm += s.dir[j] * s.dir[j];
             norm = sqrt(norm) > 1e-12 ? sqrt(norm) : 1e-12;
             for (size_t j = 0; j < d; j++)
-                x[j] = (di_real)(mu[j] - sqrt(f * (double)d) / norm * dir[j]);
+                s.x[j] = (di_real)(s.mu[j] - sqrt(f * (double)d) / norm * s.dir[j]); /* l.5 */
             if (pass + 1 == passes)
                 continue;
-            double a = g.s[i] / g.s[i + 1]; /* forward again, one level */
-            normal(run, z, d, DI_STREAM_SOLVER, serial + (uint32_t)N);
+            double a = g->s[i] / g->s[i + 1]; /* s^2 (sigma^2 - sigma'^2) = 1 - a^2 */
+            normal(run, s.z, d, DI_STREAM_SOLVER, serial + (uint32_t)s.N);
             for (size_t j = 0; j < d; j++)
-                x[j] = (di_real)(a * x[j] + sqrt(1 - a * a) * z[j]);
+                s.x[j] = (di_real)(a * s.x[j] + sqrt(1 - a * a) * s.z[j]);          /* l.6 */
         }
-        watch_scale(run, x);
-        done(run, g.t[i], g.sigma[i], resid, x, i == T - 1 ? x : u);
+        watch_scale(run, s.x);
+        done(run, g->t[i], g->sigma[i], resid, s.x, i == s.T - 1 ? s.x : s.u);
     }
-    di_free(run->ctx, g.t);
-    return run->ctx->status ? run->ctx->status : finish(run, x);
+    di_free(run->ctx, s.g.t);
+    return run->ctx->status ? run->ctx->status : finish(run, s.x);
 }
 
 /* SCG: Y. Huang et al., "Symbolic Music Generation with Non-Differentiable Rule Guided
-   Diffusion", arXiv 2402.14285, Algorithm 1; program: devzhk/InverseBench. Of N particles the
-   one with the least loss becomes the next state. mirror=yes takes its reflection in mu, as
-   the program of CPS does by mistake; hole as in CPS. Draws: i (N + 1) + n. */
+   Diffusion", arXiv 2402.14285, Algorithm 1; program: devzhk/InverseBench.
+     l.1  mu as in CPS      l.2  particles as in CPS
+     l.3  x' = the particle with the least ||q_n - y||^2
+   mirror=yes takes its reflection in mu, as the SCG of CPS's program does by mistake; hole=yes
+   is in both programs, off here. Draws: 1 + i (N + 1) + n. */
 static di_status scg(di_run *run)
 {
-    grid g;
-    int T = (int)num(run, "steps"), N = (int)num(run, "n"), batch = (int)num(run, "batch");
-    int hole = is(run, "hole", "yes"), K = (int)floor(T * num(run, "thr"));
+    seek s;
     double side = is(run, "mirror", "yes") ? -1 : 1;
-    if (grid_vp(run, &g, T, 0.01))
+    if (seek_open(run, &s, "hole"))
         return run->ctx->status;
     size_t d = run->d, m = run->m;
-    di_real *x = take(run, d), *mu = take(run, d), *u = take(run, d), *z = take(run, d);
-    di_real *q = take(run, (size_t)N * m), *p = take(run, (size_t)(batch < N ? batch : N) * d);
-    if (!run->step) {
-        normal(run, x, d, DI_STREAM_INIT, 0);
-        for (size_t j = 0; j < d; j++)
-            x[j] *= (di_real)(g.sigma[0] * g.s[0]);
-    }
-    for (int i = run->step; i < T && !run->ctx->status; i++) {
-        uint32_t serial = 1 + (uint32_t)(i * (N + 1));
-        double f = grid_mean(run, &g, i, 1, x, u, mu), least = -1;
-        if (i == T - 1 || (hole && i == K)) {
-            memcpy(x, u, d * sizeof *x);
+    for (int i = run->step; i < s.T && !run->ctx->status; i++) {
+        int best = 0, guided = i >= s.K;
+        uint32_t serial = 1 + (uint32_t)(i * (s.N + 1));
+        size_t mark = run->noise_used;
+        double f = grid_mean(run, &s.g, i, 1, s.x, s.u, s.mu), least = -1;          /* l.1 */
+        if (i == s.T - 1 || (s.hole && i == s.K)) {
+            memcpy(s.x, s.u, d * sizeof *s.x);
         } else {
-            size_t mark = run->noise_used;
-            int best = 0;
-            if (i >= K)
-                particles(run, &g, i, f, mu, serial, N, batch, p, q);
-            for (int n = 0; i >= K && n < N; n++) {
+            if (guided)
+                particles(run, &s.g, i, f, s.mu, serial, s.N, s.batch, s.p, s.q);   /* l.2 */
+            for (int n = 0; guided && n < s.N; n++) {
                 double loss = 0;
                 for (size_t k = 0; k < m; k++) {
-                    double r = (double)q[(size_t)n * m + k] - run->y[k];
+                    double r = (double)s.q[(size_t)n * m + k] - run->y[k];
                     loss += r * r;
                 }
-                best = n && loss >= least ? best : n;
-                least = n && loss >= least ? least : loss;
+                best = n && !(loss < least) ? best : n;
+                least = best == n ? loss : least;
             }
-            again(run, mark, i >= K ? best : 0, serial, z);
+            again(run, mark, best, serial, s.z);
             if (run->noise)
-                run->noise_used = mark + (i >= K ? (size_t)N : 1) * d;
+                run->noise_used = mark + (guided ? (size_t)s.N : 1) * d;
             for (size_t j = 0; j < d; j++)
-                x[j] = (di_real)(mu[j] + side * sqrt(f) * z[j]);
+                s.x[j] = (di_real)(s.mu[j] + side * sqrt(f) * s.z[j]);              /* l.3 */
         }
-        watch_scale(run, x);
-        done(run, g.t[i], g.sigma[i], least < 0 ? -1 : sqrt(least / (double)m), x,
-             i == T - 1 ? x : u);
+        watch_scale(run, s.x);
+        done(run, s.g.t[i], s.g.sigma[i], least < 0 ? -1 : sqrt(least / (double)m), s.x,
+             i == s.T - 1 ? s.x : s.u);
     }
-    di_free(run->ctx, g.t);
-    return run->ctx->status ? run->ctx->status : finish(run, x);
+    di_free(run->ctx, s.g.t);
+    return run->ctx->status ? run->ctx->status : finish(run, s.x);
 }
 
 /* ==== 12. The table ======================================================================= */
@@ -1332,13 +1361,13 @@ static const di_solver solvers[] = {
       { { "steps", "100", "1..100000 int", "kept steps (paper, InverseBench)" },
         { "eta", "0.85", "0..1", "share of fresh noise (paper, InverseBench)" },
         { "sigma_y", "0.05", "0..100", "measurement noise, [-1,1] scale; 0: plain DDNM" },
-        { "travel", "0", "0..100 int", "steps of time travel (0: paper, Alg. 1; InverseBench 1)" },
+        { "travel", "0", "0..100 int", "steps of time travel (paper, Alg. 1; InverseBench 1)" },
         { "spacing", "even", "even|ddim|log|vp",
           "kept steps of the prior's table, or InverseBench's levels (theirs: log)" },
         { "final", "0", "0..1", "last level of spacing=log, vp (InverseBench 0.01)" },
         P_CLIP }, ddnm, NULL },
-    { "edm", "unconditional sampling by noise level", "Karras et al., arXiv 2206.00364v2, Alg. 1",
-      0, 4, 0,
+    { "edm", "unconditional sampling by noise level",
+      "Karras et al., arXiv 2206.00364v2, Alg. 1", 0, 4, 0,
       { { "steps", "40", "1..100000 int", "noise levels (paper, ImageNet-64)" },
         { "grid", "edm", "edm|vp|sqrt", "rule of the levels: EDM, InverseBench's VP and VE" },
         { "step", "heun", "heun|euler|sde", "2 network calls a step, 1, or 1 with noise" },
@@ -1348,7 +1377,8 @@ static const di_solver solvers[] = {
         { "final", "0", "0..1", "where the last step ends" }, P_TIME }, edm, NULL },
     { "dps_mo", "DPS with measurements optimization", "Chen et al., arXiv 2412.03941",
       DI_NEEDS_PROBLEM | DI_NEEDS_VJP, 4, 1,
-      { P_MO("100"), { "variant", "b", "a|b|c", "start of a level's Langevin steps, chapter 7" },
+      { P_MO("100"),
+        { "variant", "b", "a|b|c", "start of a level's Langevin steps, chapter 7" },
         P_TIME }, dps_mo, NULL },
     { "reddiff_mo", "RED-diff with measurements optimization", "Chen et al., arXiv 2412.03941",
       DI_NEEDS_PROBLEM | DI_NEEDS_VJP, 6, 1,
@@ -1382,7 +1412,7 @@ static const di_solver solvers[] = {
         { "patience", "300", "1..1000000 int", "of ES-WMV (recalled: nonlinear 300, sr 100)" },
         { "start", "normal", "normal|zero", "the seed at first (program: normal)" } },
       dmplug, dmplug_plan },
-    { "cps", "constrained particle seeking", "arXiv 2603.01837v1",
+    { "cps", "constrained particle seeking", "AAAI 2026, arXiv 2603.01837v1",
       DI_NEEDS_PROBLEM | DI_ONE_BY_ONE, 0, 0,
       { { "steps", "500", "2..100000 int", "T (program)" },
         { "n", "64", "1..65536 int", "particles (program; paper: 32 suffice, 8 work)" },
@@ -1390,7 +1420,7 @@ static const di_solver solvers[] = {
         { "passes", "5", "1..1000 int", "passes of a level inside the window (program)" },
         { "window", "0.2", "0..1", "share of steps with restarts (program)" },
         { "compat_hole", "yes", "yes|no", "denoise the state at step T*thr (program)" },
-        { "batch", "16", "1..4096 int", "particles in one network call; not a matter of bits" },
+        { "batch", "16", "1..4096 int", "particles in one network call, same bits" },
         P_TIME }, cps, particle_plan },
     { "scg", "stochastic control guidance", "Huang et al., arXiv 2402.14285, Alg. 1",
       DI_NEEDS_PROBLEM | DI_ONE_BY_ONE, 0, 0,
@@ -1399,12 +1429,17 @@ static const di_solver solvers[] = {
         { "thr", "0.25", "0..0.99", "share of steps before guidance (InverseBench)" },
         { "hole", "no", "yes|no", "denoise the state at step T*thr (both programs)" },
         { "mirror", "no", "yes|no", "reflect the winner in the mean (CPS program's slip)" },
-        { "batch", "16", "1..4096 int", "candidates in one network call; not a matter of bits" },
+        { "batch", "16", "1..4096 int", "candidates in one network call, same bits" },
         P_TIME }, scg, particle_plan },
 };
 
-/* Per problem, tuned at sigma 0.05 on 64x64 pictures of the training file's last 200. */
+/* Defaults of one problem. dps: the official config. reddiff: the program's test script, its
+   lines for noisy inpainting and for deblurring. dps_mo, reddiff_mo: ours, @@ */
 static const di_default defaults[] = {
+    { "dps", "inpaint", "scale", "0.5" },
+    { "reddiff", "inpaint", "lr", "0.25" },
+    { "reddiff", "inpaint", "lambda", "1" },
+    { "reddiff", "gblur", "lr", "0.5" },
     { "dps_mo", "sr", "eta", "1e-4" },
 };
 
@@ -1482,7 +1517,7 @@ static void would_do(unsigned allowed, char *list, size_t size)
 static di_status check_needs(di_ctx *ctx, const di_solver *s, const di_prior *prior,
                              const di_problem *p)
 {
-    unsigned have = DI_NEEDS_PROBLEM | (prior->vjp ? DI_NEEDS_NET_VJP : 0);
+    unsigned have = DI_NEEDS_PROBLEM | DI_ONE_BY_ONE | (prior->vjp ? DI_NEEDS_NET_VJP : 0);
     char others[200];
     if (!p)
         return s->needs & DI_NEEDS_PROBLEM
@@ -1619,8 +1654,8 @@ const char *di_run_note(const di_run *run) { return run->note; }
 static di_plan make_plan(const di_run *run, size_t n)
 {
     n = run->solver->needs & DI_ONE_BY_ONE ? 1 : n;
-    di_plan plan = { n * ((size_t)run->solver->nx * run->d + (size_t)run->solver->ny * run->m), n,
-                     (run->solver->needs & DI_NEEDS_NET_VJP) != 0 };
+    size_t each = (size_t)run->solver->nx * run->d + (size_t)run->solver->ny * run->m;
+    di_plan plan = { n * each, n, (run->solver->needs & DI_NEEDS_NET_VJP) != 0 };
     if (run->solver->plan)
         run->solver->plan(run, &plan);
     return plan;
@@ -1629,7 +1664,8 @@ static di_plan make_plan(const di_run *run, size_t n)
 size_t di_run_bytes(const di_run *run, size_t n)
 {
     di_plan plan = make_plan(run, n);
-    return plan.elements * sizeof(di_real) + run->prior->bytes(run->prior, plan.batch, plan.keep);
+    return plan.elements * sizeof(di_real)
+           + run->prior->bytes(run->prior, plan.batch, plan.keep);
 }
 
 /* ---- A run's state: a head, the results so far, the working memory, a checksum ---- */
@@ -1732,10 +1768,11 @@ static di_status resume(di_run *run, di_real *x)
     size_t out = run->samples * run->n * run->d * sizeof(di_real);
     size_t work = run->elements * sizeof(di_real);
     if (h.settings != now.settings || h.seed != now.seed || h.first != now.first
-        || h.samples != now.samples || h.n != now.n || h.d != now.d || h.elements != now.elements
+        || h.samples != now.samples || h.n != now.n || h.d != now.d
+        || h.elements != now.elements
         || run->saved_size != sizeof h + out + work + sizeof(uint64_t))
-        return di_fail(run->ctx, DI_EUSAGE, "the saved state is of another run: resume with the "
-                       "settings, measurement and seed that it was made with");
+        return di_fail(run->ctx, DI_EUSAGE, "the saved state is of another run: resume with "
+                       "the settings, measurement and seed that it was made with");
     memcpy(x, run->saved + sizeof h, out);
     memcpy(run->work, run->saved + sizeof h + out, work);
     run->sample = (size_t)h.sample;

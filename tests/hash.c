@@ -192,32 +192,68 @@ static void network(sha *s, di_ctx *ctx, const char *path)
 
 enum { SIDE = 32, PIXELS = 3 * SIDE * SIDE };
 
-static void problems_and_solvers(sha *s, di_ctx *ctx)
+static di_problem *make_problem(di_ctx *ctx, int kind)
 {
-    static const char *const name[4] = { "ddpm", "ddim", "dps", "ddnm" };
-    static di_real x[PIXELS], y[PIXELS], g[PIXELS], mask[SIDE * SIDE];
-    di_problem *p[4];
-    di_prior *prior;
-    di_net *net = load(ctx, "tests/vectors/dps.unw");
+    static di_real mask[SIDE * SIDE];
+    di_problem *p = NULL;
     for (int i = 0; i < SIDE * SIDE; i++)
         mask[i] = i % 7 != 3;
-    need(ctx, di_prior_net(net, SIDE, SIDE, &prior), "prior");
-    need(ctx, di_problem_inpaint(ctx, 3, SIDE, SIDE, mask, &p[0])
-              || di_problem_sr(ctx, 3, SIDE, SIDE, 4, DI_SR_BICUBIC, &p[1])
-              || di_problem_sr(ctx, 3, SIDE, SIDE, 2, DI_SR_MEAN, &p[2])
-              || di_problem_gblur(ctx, 3, SIDE, SIDE, 9, 1.25, &p[3]), "problems");
+    need(ctx, kind == 0 ? di_problem_inpaint(ctx, 3, SIDE, SIDE, mask, &p)
+              : kind == 1 ? di_problem_sr(ctx, 3, SIDE, SIDE, 4, DI_SR_BICUBIC, &p)
+              : kind == 2 ? di_problem_sr(ctx, 3, SIDE, SIDE, 2, DI_SR_MEAN, &p)
+              : di_problem_gblur(ctx, 3, SIDE, SIDE, 9, 1.25, &p), "problem");
+    return p;
+}
+
+static void problems(sha *s, di_ctx *ctx)
+{
+    static di_real x[PIXELS], y[PIXELS], g[PIXELS];
     di_normal(x, PIXELS, 5, DI_STREAM_INIT, 0, 0);
     for (int k = 0; k < 4; k++) {
-        size_t m = (size_t)p[k]->y[0] * p[k]->y[1] * p[k]->y[2];
-        need(ctx, di_apply(p[k], 1, x, y) || di_apply_vjp(p[k], 1, x, y, g), "apply");
-        put(s, y, m);
+        di_problem *p = make_problem(ctx, k);
+        need(ctx, di_apply(p, 1, x, y) || di_apply_vjp(p, 1, x, y, g), "apply");
+        put(s, y, (size_t)p->y[0] * p->y[1] * p->y[2]);
         put(s, g, PIXELS);
-        need(ctx, di_apply_pinv(p[k], 1, y, g), "pinv");
+        need(ctx, di_apply_pinv(p, 1, y, g), "pinv");
         put(s, g, PIXELS);
+    }
+}
+
+/* Each solver of the table in a short run: its own line. */
+static void solvers(di_ctx *ctx, const char *kind)
+{
+    static const struct { const char *solver, *set[4][2]; } brief[] = {
+        { "edm", { { "steps", "3" }, { "smin", "0.1" } } },
+        { "dps_mo", { { "steps", "3" }, { "n", "3" } } },
+        { "reddiff_mo", { { "steps", "3" }, { "n", "3" } } },
+        { "dmplug", { { "iters", "3" }, { "window", "2" } } },
+        { "cps", { { "steps", "5" }, { "n", "3" }, { "passes", "2" }, { "window", "0.5" } } },
+        { "scg", { { "steps", "5" }, { "n", "3" }, { "batch", "2" } } },
+    };
+    static di_real x[PIXELS], y[PIXELS], out[PIXELS];
+    di_prior *prior;
+    di_net *net = load(ctx, "tests/vectors/dps.unw");
+    need(ctx, di_prior_net(net, SIDE, SIDE, &prior), "prior");
+    di_normal(x, PIXELS, 5, DI_STREAM_INIT, 0, 0);
+    for (int i = 0; di_solver_at(i); i++) {
+        const di_solver *v = di_solver_at(i);
+        char text[65];
+        sha s;
         di_run *run;
-        need(ctx, di_run_open(ctx, di_solver_find(name[k]), prior, k < 2 ? NULL : p[k], &run)
-                  || di_run_set(run, "steps", "4") || di_run_go(run, y, 3, 0, 1, g), name[k]);
-        put(s, g, PIXELS);
+        di_problem *p = v->needs & DI_NEEDS_PROBLEM ? make_problem(ctx, i % 4) : NULL;
+        need(ctx, p && di_apply(p, 1, x, y), "apply");
+        need(ctx, di_run_open(ctx, v, prior, p, &run), v->name);
+        int told = 0;
+        for (size_t k = 0; k < sizeof brief / sizeof *brief; k++)
+            for (int j = 0; !strcmp(brief[k].solver, v->name) && j < 4; j++)
+                if (brief[k].set[j][0])
+                    told += !di_run_set(run, brief[k].set[j][0], brief[k].set[j][1]);
+        need(ctx, !told && di_run_set(run, "steps", "4"), v->name);
+        need(ctx, di_run_go(run, y, 3, 0, 1, out), v->name);
+        sha_start(&s);
+        put(&s, out, PIXELS);
+        sha_text(&s, text);
+        printf("%s %s %s\n", kind, v->name, text);
         di_run_close(run);
     }
     di_net_close(net);
@@ -227,7 +263,7 @@ int main(int argc, char **argv)
 {
     sha_constants(K);
     for (int fast = 0; fast < 2; fast++) {
-        char text[65];
+        char text[65], kind[16];
         sha s;
         di_ctx *ctx;
         sha_start(&s);
@@ -239,10 +275,12 @@ int main(int argc, char **argv)
         numbers(&s);
         network(&s, ctx, "tests/vectors/dps.unw");
         network(&s, ctx, "tests/vectors/pool_label.unw");
-        problems_and_solvers(&s, ctx);
+        problems(&s, ctx);
         sha_text(&s, text);
-        printf("%s %s %s\n", sizeof(di_real) == 8 ? "double" : "float", fast ? "fast" : "exact",
-               text);
+        snprintf(kind, sizeof kind, "%s %s", sizeof(di_real) == 8 ? "double" : "float",
+                 fast ? "fast" : "exact");
+        printf("%s numbers, networks, problems %s\n", kind, text);
+        solvers(ctx, kind);
         di_close(ctx);
     }
     return 0;

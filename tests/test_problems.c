@@ -1,5 +1,6 @@
-/* test_problems.c: measurement maps, their adjoints, pseudo-inverses and SVDs, metrics, and the
-   Gaussian prior, against closed forms and the official programs' numbers. */
+/* test_problems.c: measurement maps, their adjoints, pseudo-inverses and SVDs, metrics, noise
+   levels and times, and the analytic priors, against closed forms and the official programs'
+   numbers. */
 #include "check.h"
 #include "../tools/io.h"
 
@@ -351,6 +352,164 @@ static void test_gblur(void)
     EQUAL(di_problem_gblur(ctx, 1, 40, 30, 59, 3, &p), DI_OK);
 }
 
+/* ---- A dense matrix ---------------------------------------------------------------------- */
+
+enum { SIDE = 48 }; /* most rows and columns below */
+
+/* A (m,d), its largest singular value below 2; of rank `rank` exactly: a product of small whole
+   numbers over 64, without rounding in float. */
+static void make_matrix(di_real *a, int m, int d, int rank)
+{
+    for (int i = 0; i < m * d; i++) {
+        double s = 0;
+        for (int k = 0; k < rank; k++)
+            s += rint(3 * value_at((size_t)(i / d * rank + k), 20))
+                 * rint(3 * value_at((size_t)(k * d + i % d), 21));
+        a[i] = (di_real)(rank ? s / 64 : value_at((size_t)i, 22) / sqrt((double)d));
+    }
+}
+
+/* out (a x c) = left (a x b) right (b x c) */
+static void product(double *out, const double *left, const double *right, int a, int b, int c)
+{
+    for (int i = 0; i < a * c; i++) {
+        out[i] = 0;
+        for (int k = 0; k < b; k++)
+            out[i] += left[i / c * b + k] * right[k * c + i % c];
+    }
+}
+
+static double asymmetry(const double *a, int n)
+{
+    double far = 0;
+    for (int i = 0; i < n * n; i++)
+        far = fmax(far, fabs(a[i] - a[i % n * n + i / n]));
+    return far;
+}
+
+static double farthest(const double *a, const double *b, int n)
+{
+    double far = 0, top = 0;
+    for (int i = 0; i < n; i++) {
+        far = fmax(far, fabs(a[i] - b[i]));
+        top = fmax(top, fabs(b[i]));
+    }
+    return far / top;
+}
+
+/* A A+ A = A, A+ A A+ = A+, A A+ and A+ A symmetric. Column k of A+ is A+ applied to the k-th
+   unit vector. The tolerance is the rounding of A+ times the condition number, below 100. */
+static void test_penrose(const di_problem *p, const di_real *dense, int m, int d)
+{
+    static double a[SIDE * SIDE], plus[SIDE * SIDE], left[SIDE * SIDE], right[SIDE * SIDE],
+        all[SIDE * SIDE];
+    const double tolerance = BOUND(2e-5, 1e-12);
+    di_real y[SIDE], x[SIDE];
+    for (int k = 0; k < m; k++) {
+        memset(y, 0, sizeof y);
+        y[k] = 1;
+        EQUAL(di_apply_pinv(p, 1, y, x), DI_OK);
+        for (int j = 0; j < d; j++)
+            plus[j * m + k] = x[j];
+    }
+    for (int i = 0; i < m * d; i++)
+        a[i] = dense[i];
+    product(left, a, plus, m, d, m);
+    product(right, plus, a, d, m, d);
+    product(all, left, a, m, m, d);
+    double far = farthest(all, a, m * d);
+    product(all, right, plus, d, d, m);
+    far = fmax(far, farthest(all, plus, d * m));
+    far = fmax(far, fmax(asymmetry(left, m), asymmetry(right, d)));
+    NEAR(far, 0, tolerance);
+    figure("        Moore-Penrose", far);
+}
+
+static void test_matrix(void)
+{
+    static const struct { int c, h, w, m, rank; } at[] = { /* rank 0: full */
+        { 1, 1, 1, 1, 0 }, { 1, 1, 5, 1, 0 }, { 1, 1, 1, 5, 0 }, { 2, 3, 4, 7, 0 },
+        { 1, 4, 3, 31, 0 }, { 3, 2, 4, 24, 0 }, { 1, 3, 9, 13, 4 }, { 1, 1, 9, 31, 4 },
+        { 1, 2, 6, 12, 5 }, { 3, 4, 4, 16, 0 } };
+    static di_real a[SIDE * SIDE];
+    for (size_t k = 0; k < sizeof at / sizeof *at; k++) {
+        int m = at[k].m, d = at[k].c * at[k].h * at[k].w, rank = at[k].rank, r = m < d ? m : d;
+        di_real x[SIDE], y[SIDE], s[SIDE];
+        double want[SIDE];
+        di_problem *p;
+        in_case("matrix %dx%d, rank %d", m, d, rank ? rank : r);
+        make_matrix(a, m, d, rank);
+        EQUAL(di_problem_matrix(ctx, at[k].c, at[k].h, at[k].w, m, a, &p), DI_OK);
+        EQUAL(strcmp(p->name, "matrix"), 0);
+        EQUAL(p->y[0] * p->y[1], 1);
+        EQUAL(p->y[2], m);
+        fill(x, (size_t)d, 23);
+        di_apply(p, 1, x, y);
+        for (int i = 0; i < m; i++) {
+            want[i] = 0;
+            for (int j = 0; j < d; j++)
+                want[i] += (double)a[i * d + j] * x[j];
+        }
+        NEAR(worst(y, want, (size_t)m), 0, BOUND(1e-7, 1e-15)); /* one rounding to float */
+        test_adjoint(p);
+        test_penrose(p, a, m, d);
+        di_svd_values(p, s);
+        for (int i = 0; i < d; i++) { /* descending, zeros past the rank */
+            CHECK((s[i] > 0) == (i < (rank ? rank : r)));
+            CHECK(i == 0 || s[i] <= s[i - 1]);
+        }
+        if (!rank) {
+            test_svd(p);
+            test_pinv(p);
+        }
+    }
+}
+
+/* diag(1, 2^-10, 2^-27, 2^-40): what is inverted and what counts as zero. The problem keeps its
+   own copy of A. */
+static void test_matrix_floor(void)
+{
+    static const int power[4] = { 0, 10, 27, 40 };
+    di_real a[16] = { 0 }, y[4] = { 1, 1, 1, 1 }, x[4], s[4];
+    di_problem *p;
+    in_case("matrix, small singular values");
+    for (int i = 0; i < 4; i++)
+        a[5 * i] = (di_real)ldexp(1, -power[i]);
+    EQUAL(di_problem_matrix(ctx, 1, 2, 2, 4, a, &p), DI_OK);
+    memset(a, 0, sizeof a);
+    EQUAL(di_apply_pinv(p, 1, y, x), DI_OK);
+    EQUAL(di_svd_values(p, s), DI_OK);
+    for (int i = 0; i < 4; i++) {
+        int kept = power[i] < BOUND(20, 34);
+        EQUAL(x[i], kept ? ldexp(1, power[i]) : 0);
+        EQUAL(s[i], kept ? ldexp(1, -power[i]) : 0);
+    }
+    in_case("matrix of zeros");
+    EQUAL(di_problem_matrix(ctx, 1, 2, 2, 4, a, &p), DI_OK);
+    EQUAL(di_apply_pinv(p, 1, y, x), DI_OK);
+    EQUAL(di_svd_values(p, s), DI_OK);
+    for (int i = 0; i < 4; i++)
+        CHECK(x[i] == 0 && s[i] == 0);
+}
+
+static void test_matrix_refusals(void)
+{
+    di_real a[6] = { 1, 2, 3, 4, 5, 6 };
+    di_problem *p;
+    in_case("matrix refusals");
+    refused(di_problem_matrix(ctx, 1, 1, 3, 0, a, &p), DI_EUSAGE, "matrix: 0 rows");
+    CHECK(p == NULL);
+    refused(di_problem_matrix(ctx, 1, 1, 3, -2, a, &p), DI_EUSAGE, "matrix: -2 rows");
+    refused(di_problem_matrix(ctx, 1, 1, 3, 2049, a, &p), DI_EUSAGE, "at most 2048");
+    refused(di_problem_matrix(ctx, 3, 64, 64, 1, a, &p), DI_EUSAGE, "12288 columns");
+    refused(di_problem_matrix(ctx, 0, 1, 3, 2, a, &p), DI_EUSAGE, "impossible");
+    a[4] = NAN;
+    refused(di_problem_matrix(ctx, 1, 1, 3, 2, a, &p), DI_EINPUT, "in row 1, column 1 is NaN");
+    a[4] = -HUGE_VAL;
+    refused(di_problem_matrix(ctx, 1, 1, 3, 2, a, &p), DI_EINPUT, "in row 1, column 1 is NaN");
+    CHECK(p == NULL);
+}
+
 /* ---- What has no pseudo-inverse or SVD; residual, RMS, PSNR ------------------------------ */
 
 static void square_apply(const di_problem *p, const di_real *x, di_real *y)
@@ -437,15 +596,111 @@ static void test_official(void)
     }
 }
 
-/* ---- The Gaussian prior ------------------------------------------------------------------ */
+/* ---- Noise levels and times -------------------------------------------------------------- */
 
 static double abar_at(int t)
 {
-    double a = 1;
+    long double a = 1;
     for (int i = 0; i <= t; i++)
-        a *= 1 - (1e-4 + (2e-2 - 1e-4) * i / 999);
-    return a;
+        a *= 1 - (1e-4L + (2e-2L - 1e-4L) * i / 999);
+    return (double)a;
 }
+
+static double sigma_of(double abar) { return sqrt((1 - abar) / abar); }
+
+/* N(m, v I) in `d` dimensions. */
+static di_prior *gaussian(int d, double m, double v)
+{
+    di_real mean[8], cov[8];
+    di_prior *p;
+    for (int i = 0; i < d; i++) {
+        mean[i] = (di_real)m;
+        cov[i] = (di_real)v;
+    }
+    EQUAL(di_prior_gauss(ctx, 1, 1, d, mean, cov, 0, &p), DI_OK);
+    return p;
+}
+
+/* shared/spec/solvers-gradient.md 1.1: the digits given there, and the product in long double.
+   s_0's bound: 1 - abar_0 = 1e-4 keeps 12 digits of a double. */
+static void test_abar(void)
+{
+    static const struct { int t; double abar, tolerance; } known[] = {
+        { 0, 0.9999, 1e-12 }, { 1, 0.999780092072, 1e-12 }, { 499, 0.078587242882, 1e-12 },
+        { 998, 4.118193638e-5, 1e-14 }, { 999, 4.035829765e-5, 1e-14 } };
+    static const struct { int t; double sigma, tolerance; } level[] = {
+        { 0, 0.01000050004, 5e-12 }, { 100, 0.342259699, 1e-9 }, { 499, 3.424136619, 1e-9 },
+        { 999, 157.4072808, 1e-7 } };
+    const double least = 1 - ldexp(1, -53);
+    di_prior *p = gaussian(1, 0, 1);
+    double far = 0;
+    in_case("abar");
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        NEAR(di_prior_abar(p, known[i].t), known[i].abar, known[i].tolerance);
+    for (size_t i = 0; i < sizeof level / sizeof *level; i++)
+        NEAR(sigma_of(di_prior_abar(p, level[i].t)), level[i].sigma, level[i].tolerance);
+    for (int i = 0; i < 1000; i++)
+        far = fmax(far, fabs(di_prior_abar(p, i) / abar_at(i) - 1));
+    NEAR(far, 0, 1e-12);
+    figure("abar at all 1000 indices", far);
+    NEAR(di_prior_abar(p, 100.25) / (pow(abar_at(100), 0.75) * pow(abar_at(101), 0.25)), 1,
+         1e-14); /* log-linear */
+    NEAR(di_prior_abar(p, -0.25), pow(0.9999, 0.75), 1e-15);
+    NEAR(di_prior_abar(p, 1002.5) / (abar_at(999) * pow(0.98, 3.5)), 1, 1e-13); /* last slope */
+    EQUAL(di_prior_abar(p, -1), 1);
+    CHECK(di_prior_abar(p, -1 + 1e-15) == least); /* below 1 everywhere else */
+    CHECK(di_prior_abar(p, -2) == least && di_prior_abar(p, -HUGE_VAL) == least);
+    EQUAL(di_prior_abar(p, HUGE_VAL), 0);
+    CHECK(isnan(di_prior_abar(p, NAN)));
+    for (double t = -1; t < 1010; t += 0.3)
+        CHECK(di_prior_abar(p, t + 0.3) < di_prior_abar(p, t));
+}
+
+/* The continuous formula's values in solvers-gradient.md 1.5, and how far it lies from the
+   table; the table's own inverse. */
+static void test_time(void)
+{
+    static const double known[][2] = { { 0.01, 0.915 }, { 0.05, 11.582 }, { 0.1, 26.968 },
+        { 0.5, 144.669 }, { 1, 258.701 }, { 10, 675.369 }, { 100, 956.150 },
+        { 157.4, 1002.372 } };
+    di_prior *p = gaussian(1, 0, 1);
+    double least = 9, table = 0, round = 0, precise = 0;
+    int at = 0;
+    in_case("time of a noise level");
+    EQUAL(p->continuous, 0);
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        NEAR(di_prior_time(p, known[i][0], 1), known[i][1], 1e-3);
+    for (int i = 0; i < 1000; i++) {
+        double s = sigma_of(abar_at(i)), apart = di_prior_time(p, s, 1) - i;
+        table = fmax(table, fabs(di_prior_time(p, s, 0) - i));
+        at = apart < least ? i : at;
+        least = fmin(least, apart);
+    }
+    NEAR(table, 0, 1e-11); /* one rounding of abar, 1e-16, over beta_0 = 1e-4 */
+    figure("table's time at its own levels", table);
+    NEAR(least, 0.507, 5e-4);
+    CHECK(at > 85 && at < 115);
+    NEAR(di_prior_time(p, sigma_of(abar_at(0)), 1), 0.916, 5e-4);
+    NEAR(di_prior_time(p, sigma_of(abar_at(999)), 1) - 999, 3.38, 5e-3);
+    NEAR(di_prior_time(p, 1, 1) - di_prior_time(p, 1, 0), 0.61, 5e-3);
+    NEAR(di_prior_time(p, 10, 1) - di_prior_time(p, 10, 0), 1.70, 5e-3);
+    NEAR(di_prior_time(p, 100, 1) - di_prior_time(p, 100, 0), 3.10, 5e-3);
+    for (double s = 0.002; s <= 200; s *= 1.01) {
+        double back = sigma_of(di_prior_abar(p, di_prior_time(p, s, 0)));
+        round = fmax(round, fabs(back / s - 1) / (1e-12 + 3e-16 / (s * s)));
+        if (s > 0.02)
+            precise = fmax(precise, fabs(back / s - 1));
+    }
+    NEAR(round, 0, 1); /* abar near 1 is a double: its rounding is 1e-16 / 2 sigma^2 in sigma */
+    NEAR(precise, 0, 1e-12);
+    figure("sigma -> time -> sigma, from 0.02", precise);
+    figure("sigma -> time -> sigma, from 0.002, share of its bound", round);
+    for (double t = -0.999; t < 1020; t += 0.37)
+        NEAR(di_prior_time(p, sigma_of(di_prior_abar(p, t)), 0), t, 1e-11);
+    EQUAL(di_prior_time(p, 1e-12, 0), -1);
+}
+
+/* ---- The Gaussian prior ------------------------------------------------------------------ */
 
 /* eps = sqrt(1-abar) (abar C + (1-abar) I)^-1 (x - sqrt(abar) m), 2x2 inverse written out. */
 static void gauss_2d(double abar, const double *m, const double *C, const double *x,
@@ -530,7 +785,575 @@ static void test_gauss_edges(void)
     cov[0] = cov[1] = cov[2] = cov[3] = 1; /* of rank one: fine */
     EQUAL(di_prior_gauss(ctx, 1, 1, 2, mean, cov, 1, &p), DI_OK);
     cov[3] = NAN;
-    refused(di_prior_gauss(ctx, 1, 1, 2, mean, cov, 1, &p), DI_EINPUT, "not symmetric");
+    refused(di_prior_gauss(ctx, 1, 1, 2, mean, cov, 1, &p), DI_EINPUT, "holds NaN or Inf");
+    cov[3] = HUGE_VAL;
+    refused(di_prior_gauss(ctx, 1, 1, 2, mean, cov, 1, &p), DI_EINPUT, "holds NaN or Inf");
+    cov[1] = HUGE_VAL;
+    refused(di_prior_gauss(ctx, 1, 1, 2, mean, cov, 0, &p), DI_EINPUT, "infinite");
+    cov[1] = 1;
+    mean[1] = NAN;
+    refused(di_prior_gauss(ctx, 1, 1, 2, mean, cov, 0, &p), DI_EINPUT, "a mean is NaN");
+    mean[1] = 0;
+    refused(di_prior_gauss(ctx, 1, 0, 2, mean, cov, 0, &p), DI_EUSAGE, "1x0x2 is impossible");
+    CHECK(p == NULL);
+}
+
+/* ---- What both analytic priors must do --------------------------------------------------- */
+
+enum { D3 = 3 };
+
+/* Numbers with few bits, the same in float and double. */
+static const double PI3[3] = { 0.25, 0.5, 0.25 };
+static const double M3[3][D3] = { { 0.75, -0.5, 0.25 }, { -0.5, 0.5, -0.75 },
+                                  { 0.125, 0.25, 1 } };
+static const double V3[3][D3] = { { 0.0625, 0.125, 0.25 }, { 0.1875, 0.03125, 0.0625 },
+                                  { 0.25, 0.5, 0.125 } };
+
+/* The first k of the three components, normalised weights; variance c2 > 0 for all, or V3. */
+static di_prior *mixture3(int k, double c2)
+{
+    di_real w[3], m[3 * D3], v[3 * D3];
+    di_prior *p;
+    for (int i = 0; i < 3; i++)
+        w[i] = (di_real)(12 * PI3[i]);
+    for (int i = 0; i < 3 * D3; i++) {
+        m[i] = (di_real)M3[i / D3][i % D3];
+        v[i] = (di_real)(c2 > 0 ? c2 : V3[i / D3][i % D3]);
+    }
+    EQUAL(di_prior_mixture(ctx, 1, 1, D3, k, w, m, v, c2 == 0, &p), DI_OK);
+    return p;
+}
+
+/* N((0.25,-0.5,0.75), [[.5,.25,.125],[.25,.375,-.125],[.125,-.125,.25]]) */
+static const double C3[9] = { 0.5, 0.25, 0.125, 0.25, 0.375, -0.125, 0.125, -0.125, 0.25 };
+static const double MEAN3[3] = { 0.25, -0.5, 0.75 };
+static di_prior *gaussian3(void)
+{
+    di_real m[3], c[9];
+    di_prior *p;
+    for (int i = 0; i < 9; i++)
+        c[i] = (di_real)C3[i];
+    for (int i = 0; i < 3; i++)
+        m[i] = (di_real)MEAN3[i];
+    EQUAL(di_prior_gauss(ctx, 1, 1, 3, m, c, 1, &p), DI_OK);
+    return p;
+}
+
+/* Slots do not disturb each other, nor what an eval without one leaves; eps may be x; memory is
+   as announced; unknown slots are refused. */
+static void test_slots(di_prior *p, const char *name)
+{
+    enum { N = 2 };
+    double t[3][N] = { { 5, 700 }, { 300.5, 40 }, { 999, 0 } };
+    di_real x[3][N * D3], eps[3][N * D3], again[N * D3], g[N * D3], gx[3][N * D3];
+    in_case("%s prior, slots", name);
+    fill(g, N * D3, 31);
+    refused(p->vjp(p, 1, g, gx[0]), DI_EUSAGE, "must follow an eval with its keep");
+    EQUAL(p->bytes(p, N, 0), 0);
+    size_t before = di_bytes(ctx), one = di_bytes(ctx);
+    for (int k = 0; k < 3; k++)
+        fill(x[k], N * D3, 32 + (unsigned)k);
+    EQUAL(p->eval(p, 1, t[0], x[0], again, NULL, 1), DI_OK); /* the slot must grow after it */
+    for (int k = 0; k < 3; k++) { /* one by one */
+        EQUAL(p->eval(p, N, t[k], x[k], eps[k], NULL, 1), DI_OK);
+        EQUAL(p->vjp(p, 1, g, gx[k]), DI_OK);
+        if (k == 0)
+            one = di_bytes(ctx) - before - p->bytes(p, N, 1); /* a block's own bookkeeping */
+        EQUAL(di_bytes(ctx), before + p->bytes(p, N, 1) + one);
+    }
+    CHECK(one <= 128);
+    for (int k = 0; k < 3; k++) /* all kept, eps in the place of x */
+        for (int pass = 0; pass < 2; pass++) {
+            memcpy(again, x[k], sizeof again);
+            EQUAL(p->eval(p, N, t[k], again, again, NULL, pass ? 0 : k + 1), DI_OK);
+            CHECK(same(again, eps[k], N * D3));
+        }
+    EQUAL(di_bytes(ctx), before + p->bytes(p, N, 3) + 3 * one);
+    for (int k = 0; k < 3; k++) {
+        memcpy(again, g, sizeof again);
+        EQUAL(p->vjp(p, k + 1, again, again), DI_OK); /* gx may be geps */
+        CHECK(same(again, gx[k], N * D3));
+    }
+    EQUAL(p->eval(p, 1, t[0], x[0], again, NULL, 2), DI_OK); /* fewer images in an old slot */
+    EQUAL(p->vjp(p, 2, g, again), DI_OK);
+    CHECK(same(again, gx[0], D3));
+    EQUAL(p->eval(p, N, t[0], x[0], again, NULL, DI_MAX_KEEP), DI_OK);
+    EQUAL(p->vjp(p, DI_MAX_KEEP, g, again), DI_OK);
+    CHECK(same(again, gx[0], N * D3));
+    refused(p->vjp(p, 5, g, again), DI_EUSAGE, "must follow an eval with its keep");
+    refused(p->vjp(p, 0, g, again), DI_EUSAGE, "must follow an eval with its keep");
+    refused(p->vjp(p, DI_MAX_KEEP + 1, g, again), DI_EUSAGE, "must follow");
+    refused(p->eval(p, 1, t[0], x[0], again, NULL, DI_MAX_KEEP + 1), DI_EUSAGE, "at most 16");
+    refused(p->eval(p, 1, t[0], x[0], again, NULL, -1), DI_EUSAGE, "at most 16");
+}
+
+/* The prior's abar is di_prior_abar's, bit for bit: images at t and at the whole index with
+   the same abar. Here: eps of N(0,1) at x = 1 is sqrt(1-abar). */
+static void test_same_abar(void)
+{
+    di_prior *p = gaussian(1, 0, 1);
+    in_case("gauss prior, its abar");
+    for (double t = -0.9; t < 1005; t += 3.7) {
+        di_real x = 1, eps;
+        double abar = di_prior_abar(p, t);
+        p->eval(p, 1, &t, &x, &eps, NULL, 0);
+        CHECK(eps == (di_real)(sqrt(1 - abar) / (abar + (1 - abar))));
+    }
+}
+
+/* J^T v by vjp: symmetric (T8 of solvers-dmplug.md: J is a scaled second derivative), and the
+   derivative of eval by central differences, h = 1e-4: truncation h^2 times a third derivative,
+   rounding 1e-16/h; in float rounding 1e-7/h, so there h = 0.02 and a rough bound. */
+static void test_derivative(di_prior *p, const char *name)
+{
+    static const double time[] = { -0.5, 0, 20.75, 100, 333, 666, 999, 1003 };
+    double skew = 0, far = 0, h = BOUND(0.02, 1e-4);
+    in_case("%s prior, derivative", name);
+    for (int k = 0; k < 8; k++)
+        for (unsigned s = 0; s < 5; s++) {
+            di_real x[D3], u[D3], v[D3], Ju[D3], Jv[D3], eps[D3], side[2][D3];
+            double left = 0, right = 0, size = 0, slope = 0;
+            double step = h * (time[k] < 10 ? 0.1 : 1); /* near 0 eps bends sooner */
+            fill(x, D3, 40 + s);
+            fill(u, D3, 50 + s);
+            fill(v, D3, 60 + s);
+            p->eval(p, 1, time + k, x, eps, NULL, 1);
+            p->vjp(p, 1, u, Ju);
+            p->vjp(p, 1, v, Jv);
+            for (int i = 0; i < D3; i++) {
+                left += (double)u[i] * Jv[i];
+                right += (double)v[i] * Ju[i];
+                size += fabs((double)u[i] * Jv[i]) + fabs((double)v[i] * Ju[i]);
+            }
+            skew = fmax(skew, fabs(left - right) / size);
+            for (int n = 0; n < 2; n++) {
+                di_real moved[D3];
+                for (int i = 0; i < D3; i++)
+                    moved[i] = x[i] + (di_real)(n ? -step : step) * v[i];
+                p->eval(p, 1, time + k, moved, side[n], NULL, 0);
+            }
+            for (int i = 0; i < D3; i++)
+                slope += u[i] * ((double)side[0][i] - side[1][i]) / (2 * step);
+            far = fmax(far, fabs(slope - right) / size);
+        }
+    NEAR(skew, 0, BOUND(3e-7, 1e-12));
+    NEAR(far, 0, BOUND(4e-3, 1e-7));
+    figure(where, skew);
+    figure("        against central differences", far);
+}
+
+/* The analytic denoiser and its Jacobian in the frame x = x0 + sigma eps, at sigma. */
+typedef struct denoiser {
+    double D[D3], J[D3 * D3];
+} denoiser;
+
+/* D = m0 + C (C + s^2 I)^-1 (x - m0), J = C (C + s^2 I)^-1: 3x3 by cofactors. */
+static void gauss_denoiser(denoiser *r, const double *x, double sigma)
+{
+    double a[9], inv[9], det = 0;
+    for (int i = 0; i < 9; i++)
+        a[i] = C3[i] + (i % 4 == 0) * sigma * sigma;
+    for (int i = 0; i < 3; i++)
+        for (int j = 0; j < 3; j++) {
+            int p = (i + 1) % 3, q = (i + 2) % 3, u = (j + 1) % 3, v = (j + 2) % 3;
+            inv[j * 3 + i] = a[p * 3 + u] * a[q * 3 + v] - a[p * 3 + v] * a[q * 3 + u];
+        }
+    for (int i = 0; i < 3; i++)
+        det += a[i] * inv[i * 3];
+    for (int i = 0; i < 9; i++)
+        inv[i] /= det;
+    product(r->J, C3, inv, 3, 3, 3);
+    for (int i = 0; i < 3; i++) {
+        r->D[i] = MEAN3[i];
+        for (int j = 0; j < 3; j++)
+            r->D[i] += r->J[i * 3 + j] * (x[j] - MEAN3[j]);
+    }
+}
+
+/* solvers-gradient.md 9, mixture of N(m_k, c2 I): with v = c2 + s^2
+   D = sum p_k (m_k + c2/v (x-m_k)), J = c2/v I + s^2/v^2 Cov_p(m). */
+static void mixture_denoiser(denoiser *r, const double *x, double sigma, double c2)
+{
+    double v = c2 + sigma * sigma, p[3], sum = 0, mbar[D3] = { 0 }, top = -HUGE_VAL;
+    for (int k = 0; k < 3; k++) {
+        double far = 0;
+        for (int i = 0; i < D3; i++)
+            far += (x[i] - M3[k][i]) * (x[i] - M3[k][i]);
+        p[k] = log(PI3[k]) - far / (2 * v);
+        top = fmax(top, p[k]);
+    }
+    for (int k = 0; k < 3; k++)
+        sum += p[k] = exp(p[k] - top);
+    for (int k = 0; k < 3 * D3; k++)
+        mbar[k % D3] += p[k / D3] / sum * M3[k / D3][k % D3];
+    for (int i = 0; i < D3; i++)
+        r->D[i] = mbar[i] + c2 / v * (x[i] - mbar[i]);
+    for (int i = 0; i < D3 * D3; i++) {
+        r->J[i] = (i % (D3 + 1) == 0) * c2 / v;
+        for (int k = 0; k < 3; k++)
+            r->J[i] += sigma * sigma / (v * v) * p[k] / sum * (M3[k][i / D3] - mbar[i / D3])
+                       * (M3[k][i % D3] - mbar[i % D3]);
+    }
+}
+
+/* The denoiser made of a noise predictor, D = x - sigma e(c_in x, t) and
+   J_D^T v = v - sigma c_in J_e^T v with c_in = 1/sqrt(1+sigma^2), against the analytic one: the
+   largest error of D in units of 1 + sigma, the size of x, and of J_D^T v. c2 = 0 is the
+   Gaussian, else the mixture. */
+static void frame_error(di_prior *p, double c2, double sigma, int continuous, double *eD,
+                        double *eJ)
+{
+    double cin = 1 / sqrt(1 + sigma * sigma), t = di_prior_time(p, sigma, continuous);
+    *eD = *eJ = 0;
+    for (unsigned s = 0; s < 5; s++) {
+        di_real scaled[D3], v[D3], e[D3], gx[D3];
+        double x[D3];
+        denoiser want;
+        fill(v, D3, 80 + s);
+        for (int i = 0; i < D3; i++) {
+            scaled[i] = (di_real)(cin * (1 + sigma) * value_at((size_t)i, 70 + s));
+            x[i] = scaled[i] / cin;
+        }
+        if (c2 > 0)
+            mixture_denoiser(&want, x, sigma, c2);
+        else
+            gauss_denoiser(&want, x, sigma);
+        p->eval(p, 1, &t, scaled, e, NULL, 1);
+        p->vjp(p, 1, v, gx);
+        for (int i = 0; i < D3; i++) {
+            double Jv = 0;
+            for (int j = 0; j < D3; j++)
+                Jv += want.J[i * D3 + j] * v[j];
+            *eD = fmax(*eD, fabs(x[i] - sigma * e[i] - want.D[i]) / (1 + sigma));
+            *eJ = fmax(*eJ, fabs(v[i] - sigma * cin * gx[i] - Jv));
+        }
+    }
+}
+
+/* P20 of solvers-gradient.md. Through the table's time both frames agree to rounding. Through
+   the continuous time they differ by its 0.5 to 3.4 steps: below, for the Gaussian and the
+   mixture, is what was measured in double; it must be there to one per cent. */
+static void test_frames(void)
+{
+    static const struct { double sigma, D[2], J[2]; } at[] = {
+        { 0.01, { 1.2594e-3, 8.1932e-4 }, { 4.6704e-4, 6.2501e-3 } },
+        { 0.1, { 2.3867e-3, 2.0457e-3 }, { 9.5820e-4, 7.6514e-3 } },
+        { 0.5, { 1.8046e-3, 1.6544e-3 }, { 1.0895e-3, 9.8664e-3 } },
+        { 1, { 1.6341e-3, 1.6133e-3 }, { 5.6533e-4, 2.8258e-3 } },
+        { 10, { 8.8400e-4, 2.3784e-4 }, { 4.4083e-5, 6.9372e-5 } },
+        { 100, { 2.2121e-4, 5.5769e-5 }, { 1.1234e-6, 1.7335e-6 } } };
+    const double slack = BOUND(3e-7, 1e-13); /* roundings */
+    const double c2 = 0.0625;
+    di_prior *p[2] = { gaussian3(), mixture3(3, c2) };
+    for (int k = 0; k < 2; k++) {
+        double topD = 0, topJ = 0, eD, eJ;
+        in_case("%s prior, frames", k ? "mixture" : "gauss");
+        for (double sigma = 0.002; sigma < 200; sigma *= 1.5) {
+            frame_error(p[k], k * c2, sigma, 0, &eD, &eJ);
+            topD = fmax(topD, eD);
+            topJ = fmax(topJ, eJ);
+        }
+        NEAR(topD, 0, slack);
+        NEAR(topJ, 0, slack);
+        figure(where, topD);
+        figure("        J^T v", topJ);
+        for (size_t i = 0; i < sizeof at / sizeof *at; i++) {
+            frame_error(p[k], k * c2, at[i].sigma, 1, &eD, &eJ);
+            NEAR(eD, at[i].D[k], 0.01 * at[i].D[k] + slack);
+            NEAR(eJ, at[i].J[k], 0.01 * at[i].J[k] + slack);
+        }
+    }
+}
+
+/* ---- The mixture prior ------------------------------------------------------------------- */
+
+/* Different variances per element, the formula written out plainly in probabilities. */
+static void test_mixture_spread(void)
+{
+    static const double time[] = { 0, 50.5, 333, 999 };
+    di_prior *p = mixture3(3, 0);
+    double far = 0;
+    in_case("mixture prior, a variance for every element");
+    EQUAL(p->steps, 1000);
+    EQUAL(p->variance, DI_VAR_FIXED_SMALL);
+    EQUAL(p->continuous, 0);
+    for (int k = 0; k < 4; k++) {
+        double abar = di_prior_abar(p, time[k]), sum = 0, g[D3] = { 0 };
+        di_real x[D3], eps[D3];
+        fill(x, D3, 95);
+        for (int c = 0; c < 3; c++) {
+            double density = PI3[c], S;
+            for (int i = 0; i < D3; i++) {
+                double u = x[i] - sqrt(abar) * M3[c][i];
+                S = abar * V3[c][i] + 1 - abar;
+                density *= exp(-u * u / (2 * S)) / sqrt(S);
+            }
+            for (int i = 0; i < D3; i++)
+                g[i] -= density * (x[i] - sqrt(abar) * M3[c][i]) / (abar * V3[c][i] + 1 - abar);
+            sum += density;
+        }
+        for (int i = 0; i < D3; i++)
+            g[i] *= -sqrt(1 - abar) / sum;
+        EQUAL(p->eval(p, 1, time + k, x, eps, NULL, 0), DI_OK);
+        far = fmax(far, worst(eps, g, D3));
+    }
+    NEAR(far, 0, BOUND(2e-7, 1e-13));
+    figure(where, far);
+}
+
+/* One component is the Gaussian prior; three times the same component too, and one variance for
+   all elements is the same variance for every element. */
+static void test_mixture_alone(void)
+{
+    di_real w[3] = { 7, 1, 2 }, m[3 * D3], v[3 * D3], x[D3], e[5][D3], gx[5][D3];
+    di_prior *p[5];
+    in_case("mixture of one");
+    for (int i = 0; i < 3 * D3; i++) {
+        m[i] = (di_real)M3[0][i % D3];
+        v[i] = (di_real)V3[0][i % D3];
+    }
+    di_prior_gauss(ctx, 1, 1, D3, m, v, 0, &p[0]);
+    di_prior_mixture(ctx, 1, 1, D3, 1, w, m, v, 1, &p[1]);
+    di_prior_mixture(ctx, 1, 1, D3, 3, w, m, v, 1, &p[2]);
+    p[3] = mixture3(3, 0.1875);
+    for (int i = 0; i < 3 * D3; i++) {
+        m[i] = (di_real)M3[i / D3][i % D3];
+        v[i] = (di_real)0.1875;
+    }
+    for (int i = 0; i < 3; i++)
+        w[i] = (di_real)PI3[i];
+    EQUAL(di_prior_mixture(ctx, 1, 1, D3, 3, w, m, v, 1, &p[4]), DI_OK);
+    for (double t = -1; t < 1003; t += 50.25) {
+        fill(x, D3, 97);
+        for (int k = 0; k < 5; k++) {
+            EQUAL(p[k]->eval(p[k], 1, &t, x, e[k], NULL, 1), DI_OK);
+            EQUAL(p[k]->vjp(p[k], 1, x, gx[k]), DI_OK);
+        }
+        for (int k = 1; k < 5; k += k == 2 ? 2 : 1)
+            for (int i = 0; i < D3; i++) {
+                const int base = k == 4 ? 3 : 0;
+                NEAR(e[k][i], e[base][i], BOUND(1e-6, 1e-14) * (1 + fabs(e[base][i])));
+                NEAR(gx[k][i], gx[base][i], BOUND(1e-6, 1e-14) * (1 + fabs(gx[base][i])));
+            }
+    }
+}
+
+/* |x| = 1000 and abar near 1, with point masses among the components: no overflow, no NaN, and
+   the nearest component alone counts: eps = sqrt(1-abar) (x - sqrt(abar) m)/S, and the same
+   with x replaced by v is J v. */
+static void test_mixture_far(void)
+{
+    static const double time[] = { -1, -1 + 1e-13, -0.5, 0, 500, 999, 1020 };
+    const di_real w[2] = { 1, 3 }, m[4] = { 1, 1, -1, -1 }, v[2] = { 0, 0.25 };
+    di_prior *p;
+    in_case("mixture prior, far out");
+    EQUAL(di_prior_mixture(ctx, 1, 1, 2, 2, w, m, v, 0, &p), DI_OK);
+    for (int k = 0; k < 7; k++)
+        for (int side = -1; side <= 1; side += 2) {
+            di_real x[2] = { (di_real)(1e3 * side), (di_real)(1e3 * side) }, e[2], gx[2];
+            const di_real g[2] = { 1, -2 };
+            double abar = fmin(di_prior_abar(p, time[k]), 1 - ldexp(1, -53));
+            double S = abar * 0.25 + 1 - abar, gain = sqrt(1 - abar) / S;
+            EQUAL(p->eval(p, 1, time + k, x, e, NULL, 1), DI_OK);
+            EQUAL(p->vjp(p, 1, g, gx), DI_OK);
+            for (int i = 0; i < 2; i++) {
+                double want = gain * (x[i] + sqrt(abar));
+                CHECK(fabs(e[i]) < HUGE_VAL && fabs(gx[i]) < HUGE_VAL);
+                if (k < 5) { /* the wide component wins by far on either side */
+                    NEAR(e[i], want, BOUND(1e-6, 1e-13) * fabs(want));
+                    NEAR(gx[i], gain * g[i], BOUND(1e-6, 1e-13) * fabs(gain * g[i]));
+                }
+            }
+        }
+    in_case("mixture of point masses");
+    const di_real none[2] = { 0, 0 };
+    EQUAL(di_prior_mixture(ctx, 1, 1, 2, 2, w, m, none, 0, &p), DI_OK);
+    for (int k = 0; k < 7; k++) {
+        const di_real x[2] = { (di_real)0.75, (di_real)0.5 };
+        double abar = fmin(di_prior_abar(p, time[k]), 1 - ldexp(1, -53)), bend = 0;
+        di_real e[2], gx[2];
+        EQUAL(p->eval(p, 1, time + k, x, e, NULL, 1), DI_OK);
+        EQUAL(p->vjp(p, 1, x, gx), DI_OK);
+        /* means +-(1,1): x0hat = tanh(sqrt(abar)(x1+x2)/(1-abar) + log(1/3)/2) */
+        double x0 = tanh(sqrt(abar) * 1.25 / (1 - abar) - log(3) / 2);
+        bend = abar / (1 - abar) * (1 - x0 * x0) * 1.25; /* sqrt(abar) d x0hat/dx . x */
+        for (int i = 0; i < 2; i++) {
+            double want = (x[i] - sqrt(abar) * x0) / sqrt(1 - abar);
+            NEAR(e[i], want, BOUND(1e-6, 1e-11) * fabs(want));
+            want = (x[i] - bend) / sqrt(1 - abar);
+            NEAR(gx[i], want, BOUND(1e-6, 1e-11) * fabs(want));
+        }
+    }
+}
+
+static void test_mixture_refusals(void)
+{
+    const double bad[] = { NAN, HUGE_VAL, -HUGE_VAL, -1, 0 };
+    di_real w[2] = { 1, 1 }, m[4] = { 0, 0, 1, 1 }, v[4] = { 1, 1, 1, 1 };
+    di_prior *p;
+    in_case("mixture refusals");
+    refused(di_prior_mixture(ctx, 1, 1, 2, 0, w, m, v, 1, &p), DI_EINPUT, "0 components");
+    CHECK(p == NULL);
+    refused(di_prior_mixture(ctx, 1, 1, 2, -3, w, m, v, 1, &p), DI_EINPUT, "-3 components");
+    refused(di_prior_mixture(ctx, 1, -1, 2, 2, w, m, v, 1, &p), DI_EUSAGE, "impossible");
+    for (int i = 0; i < 5; i++) {
+        w[1] = (di_real)bad[i];
+        refused(di_prior_mixture(ctx, 1, 1, 2, 2, w, m, v, 1, &p), DI_EINPUT,
+                "component 1 has the weight");
+        w[1] = 1;
+        if (i < 3) {
+            m[2] = (di_real)bad[i];
+            refused(di_prior_mixture(ctx, 1, 1, 2, 2, w, m, v, 1, &p), DI_EINPUT,
+                    "the mean of component 1 holds NaN or Inf");
+            m[2] = 0;
+        }
+        if (i < 4) {
+            v[3] = (di_real)bad[i];
+            refused(di_prior_mixture(ctx, 1, 1, 2, 2, w, m, v, 1, &p), DI_EINPUT,
+                    "component 1 has the variance");
+            EQUAL(di_prior_mixture(ctx, 1, 1, 2, 2, w, m, v, 0, &p), DI_OK); /* reads two */
+            v[3] = 1;
+        }
+    }
+}
+
+/* The three-step map of DMPlug (solvers-dmplug.md 2) from z (n,d): t = 666, 333, 0, then clean.
+   x0 = (x - c e)/s, x' = s' x0 + c' e, no clipping. Evals are kept in slots 1..3. */
+static const double TRIO[3] = { 666, 333, 0 };
+static double trio_abar(int k) { return k == 3 ? 1 : abar_at((int)TRIO[k]); }
+
+static void three_steps(di_prior *p, size_t n, const di_real *z, di_real *x)
+{
+    di_real e[8];
+    size_t d = (size_t)p->w;
+    memmove(x, z, n * d * sizeof *x);
+    for (int k = 0; k < 3; k++) {
+        double now = trio_abar(k), next = trio_abar(k + 1);
+        double a = sqrt(next / now), b = sqrt(1 - next) - sqrt(1 - now) * a, t[8];
+        for (size_t i = 0; i < n; i++)
+            t[i] = TRIO[k];
+        EQUAL(p->eval(p, n, t, x, e, NULL, k + 1), DI_OK);
+        for (size_t i = 0; i < n * d; i++)
+            x[i] = (di_real)(a * x[i] + b * e[i]);
+    }
+}
+
+/* g <- J^T g of the last three_steps, all vjps after all evals. */
+static void three_steps_vjp(di_prior *p, size_t n, di_real *g)
+{
+    di_real ge[8];
+    for (int k = 2; k >= 0; k--) {
+        double now = trio_abar(k), next = trio_abar(k + 1);
+        double a = sqrt(next / now), b = sqrt(1 - next) - sqrt(1 - now) * a;
+        EQUAL(p->vjp(p, k + 1, g, ge), DI_OK);
+        for (size_t i = 0; i < n * (size_t)p->w; i++)
+            g[i] = (di_real)(a * g[i] + b * ge[i]);
+    }
+}
+
+/* Known answers of solvers-dmplug.md 11: T1 (Gaussian gains) and T10 (odd mixture). */
+static void test_three_steps(void)
+{
+    static const double lambda[9] = { 0, 0.01, 0.04, 0.1, 0.25, 0.5, 1, 2, 4 };
+    static const double gain[9] = { 0, 0.01669650802, 0.03686848709, 0.07567913697,
+        0.1653238319, 0.295439608, 0.5039853256, 0.8011564902, 1.186183694 };
+    const double tolerance = BOUND(1e-5, 1e-9); /* printed to ten digits */
+    in_case("T1, three steps on a Gaussian");
+    for (int i = 0; i < 9; i++) {
+        di_prior *p = gaussian(1, 0, lambda[i]);
+        di_real z = 1, x, g = 1;
+        three_steps(p, 1, &z, &x);
+        NEAR(x, gain[i], tolerance);
+        three_steps_vjp(p, 1, &g);
+        NEAR(g, gain[i], tolerance);
+    }
+    in_case("T10, three steps on 0.5 N(1,.09) + 0.5 N(-1,.09)");
+    static const double start[4] = { 0.1, 0.5, 1, 2 };
+    static const double end[4] = { 0.07497764, 0.35960577, 0.65206463, 0.99213509 };
+    const di_real weight[2] = { 1, 1 }, mean[2] = { 1, -1 };
+    const di_real var[2] = { (di_real)0.09, (di_real)0.09 };
+    di_real z[8], x[8];
+    di_prior *p;
+    EQUAL(di_prior_mixture(ctx, 1, 1, 1, 2, weight, mean, var, 0, &p), DI_OK);
+    for (int i = 0; i < 4; i++) {
+        z[i] = (di_real)start[i];
+        z[i + 4] = -z[i];
+    }
+    three_steps(p, 8, z, x);
+    for (int i = 0; i < 4; i++) {
+        NEAR(x[i], end[i], BOUND(1e-5, 1e-8));
+        NEAR(x[i + 4], -end[i], BOUND(1e-5, 1e-8));
+    }
+    z[0] = 0;
+    three_steps(p, 1, z, x);
+    NEAR(x[0], 0, 1e-15);
+}
+
+/* T9: value, loss and gradient through three steps and a matrix problem. */
+static void test_gradient(void)
+{
+    const di_real w[2] = { (di_real)0.3, (di_real)0.7 };
+    const di_real m[6] = { (di_real)0.8, (di_real)-0.4, (di_real)0.1,
+                           (di_real)-0.5, (di_real)0.6, (di_real)-0.7 };
+    const di_real v[6] = { (di_real)0.04, (di_real)0.09, (di_real)0.25,
+                           (di_real)0.16, (di_real)0.01, (di_real)0.05 };
+    const di_real A[6] = { (di_real)0.5, (di_real)0.5, 0, 0, (di_real)0.5, (di_real)0.5 };
+    const di_real y[2] = { (di_real)0.3, (di_real)-0.2 };
+    const di_real seed[3] = { (di_real)0.5, -1, (di_real)0.25 };
+    static const double R[3] = { 0.248610211987675, 0.0239075216970871, -0.2604565691016 };
+    static const double G[3] = { -0.0114228774031585, 0.00281679057234120,
+                                 0.000906625260855179 };
+    di_problem *q;
+    di_prior *p;
+    di_real x[3], r[2], g[3];
+    in_case("T9, gradient through three steps");
+    EQUAL(di_prior_mixture(ctx, 1, 1, 3, 2, w, m, v, 1, &p), DI_OK);
+    EQUAL(di_problem_matrix(ctx, 1, 1, 3, 2, A, &q), DI_OK);
+    three_steps(p, 1, seed, x);
+    di_apply(q, 1, x, r);
+    for (int i = 0; i < 2; i++)
+        r[i] -= y[i];
+    NEAR((r[0] * r[0] + r[1] * r[1]) / 2, 0.016745106081917, BOUND(1e-6, 1e-13));
+    di_apply_vjp(q, 1, x, r, g); /* the loss is the mean of two squares: its gradient is r */
+    three_steps_vjp(p, 1, g);
+    double farR = 0, farG = 0;
+    for (int i = 0; i < 3; i++) {
+        farR = fmax(farR, fabs(x[i] - R[i]));
+        farG = fmax(farG, fabs(g[i] - G[i]));
+    }
+    NEAR(farR, 0, BOUND(2e-6, 1e-12));
+    NEAR(farG, 0, BOUND(2e-6, 1e-13));
+    figure("T9, R(z)", farR);
+    figure("T9, gradient", farG);
+}
+
+/* T8: the product of three steps' Jacobians is symmetric for a Gaussian, where they commute,
+   and not for a mixture, where they do not. */
+static void test_symmetric_steps(void)
+{
+    di_prior *p[2] = { gaussian3(), mixture3(3, 0) };
+    for (int k = 0; k < 2; k++) {
+        di_real z[D3], x[D3], u[D3], v[D3], Ju[D3], Jv[D3];
+        double left = 0, right = 0;
+        in_case("T8, %s prior", k ? "mixture" : "gauss");
+        fill(z, D3, 98);
+        fill(u, D3, 99);
+        fill(v, D3, 100);
+        memcpy(Ju, u, sizeof u);
+        memcpy(Jv, v, sizeof v);
+        three_steps(p[k], 1, z, x);
+        three_steps_vjp(p[k], 1, Ju);
+        three_steps_vjp(p[k], 1, Jv);
+        for (int i = 0; i < D3; i++) {
+            left += (double)u[i] * Jv[i];
+            right += (double)v[i] * Ju[i];
+        }
+        figure(where, fabs(left - right));
+        if (k == 0)
+            NEAR(left, right, BOUND(1e-6, 1e-13));
+        else
+            CHECK(fabs(left - right) > 1e-4);
+    }
 }
 
 int main(int argc, char **argv)
@@ -543,11 +1366,29 @@ int main(int argc, char **argv)
     test_mean();
     test_sr_refusals();
     test_gblur();
+    test_matrix();
+    test_matrix_floor();
+    test_matrix_refusals();
     test_custom();
     test_metrics();
     test_official();
+    test_abar();
+    test_time();
     test_gauss_prior();
     test_gauss_edges();
+    test_same_abar();
+    test_slots(gaussian3(), "gauss");
+    test_derivative(gaussian3(), "gauss");
+    test_slots(mixture3(3, 0), "mixture");
+    test_derivative(mixture3(3, 0), "mixture");
+    test_frames();
+    test_mixture_spread();
+    test_mixture_alone();
+    test_mixture_far();
+    test_mixture_refusals();
+    test_three_steps();
+    test_gradient();
+    test_symmetric_steps();
     di_close(ctx);
     return finish();
 }

@@ -1,32 +1,60 @@
 #!/bin/sh
-# The README's table: DPS on four problems, sigma 0.05, at the official scale and at a tuned one,
-# against the simple answer, on any array of 64x64 pictures. From the repository root:
-#   sh tools/table.sh PICTURES.npy 100|1000 [FIRST:END]
-# SETTINGS="--numerics fast --threads 1" are passed on. Prints TSV; works in a temporary folder.
-pictures=$1; steps=$2; range=${3:+[$3]}
-[ -n "$steps" ] || { sed -n 2,5p "$0"; exit 1; }
-work=$(mktemp -d) || exit 6
-trap 'rm -rf "$work"' EXIT
-column() { awk -v k="$2" '/^mean|^0/ { line = $k } END { print line }' "$1"; }
-row() { # NAME OFFICIAL TUNED100 TUNED1000 PROBLEM...
-    name=$1; official=$2; tuned=$3; [ "$steps" = 1000 ] && tuned=$4; shift 4
-    ./diffinv measure -q -p "$@" sigma=0.05 --seed 1 -i "$pictures" -o "$work/y.npy" \
-        --simple "$work/simple.npy" || exit $?
-    ./diffinv eval "$work/simple.npy$range" "$pictures$range" > "$work/simple.tsv" || exit $?
-    for scale in $official $tuned; do
-        ./diffinv solve -q $SETTINGS -s dps steps=$steps scale=$scale -y "$work/y.npy$range" \
-            --truth "$pictures$range" --seed 2 -o "$work/x.npy" > "$work/x.tsv" || exit $?
-        n=$(grep -c '^[0-9]' "$work/x.tsv")
-        seconds=$(sed -n 's/^cost.seconds=//p' "$work/x.npy.run")
-        printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "$name" "$steps" "$scale" \
-            "$(column "$work/simple.tsv" 2)" "$(column "$work/simple.tsv" 3)" \
-            "$(column "$work/x.tsv" 3)" "$(column "$work/x.tsv" 4)" \
-            "$(awk -v r="$(column "$work/x.tsv" 2)" 'BEGIN { printf "%.2f", r / 0.05 }')" \
-            "$(awk -v s="$seconds" -v n="$n" 'BEGIN { printf "%.1f", s / n }')"
+# The README's tables: solvers side by side on four problems at sigma 0.05, on any array of 64x64
+# pictures. From the repository root:
+#   sh tools/table.sh PICTURES.npy[FIRST:END] SYSTEM...
+# A SYSTEM is simple, dps100, dps1000 (scales tuned as the README says), dps100o, dps1000o (the
+# official scale), dps_mo, reddiff_mo, reddiff, dmplug, cps, scg or ddnm; none: all but the o's.
+# SETTINGS="--numerics fast --threads 1" are passed on, FOLDER=DIR keeps the pictures. Prints TSV,
+# means over the pictures; cost and seconds per picture.
+pictures=$1
+[ -n "$pictures" ] || { sed -n 2,9p "$0"; exit 1; }
+shift
+[ $# -gt 0 ] || set -- simple dps100 dps1000 dps_mo reddiff_mo reddiff dmplug cps scg ddnm
+work=${FOLDER:-$(mktemp -d)} || exit 6
+[ -n "$FOLDER" ] || trap 'rm -rf "$work"' EXIT
+mean() { awk -v k="$2" '/^mean|^0/ { line = $k } END { print line }' "$1"; }
+cost() { awk -F= -v k="cost.$2" -v n="$3" '$1 == k { printf "%.6g", $2 / n }' "$1"; }
+solver() { # SYSTEM PROBLEM: its settings
+    case $1/$2 in
+    dps100/box) echo dps steps=100 scale=4 ;;
+    dps100/*) echo dps steps=100 scale=8 ;;
+    dps1000/box) echo dps steps=1000 scale=0.3 ;;
+    dps1000/*) echo dps steps=1000 scale=1.2 ;;
+    dps*o/*) echo dps steps="$(echo "$1" | tr -dc 0-9)" ;;
+    dps_mo/*|reddiff_mo/*|ddnm/*) echo "$1" steps=100 ;;
+    reddiff/*) echo reddiff steps=1000 ;;
+    dmplug/*) echo dmplug iters=2000 ;;
+    cps/*) echo cps steps=200 n=16 ;;
+    scg/*) echo scg steps=355 n=16 thr=0 ;; # as many A as cps
+    *) echo "$1: no such system" >&2; return 1 ;;
+    esac
+}
+row() { # NAME PROBLEM...
+    name=$1; shift
+    y=$work/y_$name.npy
+    ./diffinv measure -q -p "$@" sigma=0.05 --seed 1 -i "$pictures" -o "$y" \
+        --simple "$work/simple_$name.npy" || exit $?
+    n=$(./diffinv eval "$work/simple_$name.npy" "$pictures" | grep -c '^[0-9]')
+    for system in $systems; do
+        x=$work/${system}_$name.npy
+        if [ "$system" = simple ]; then
+            ./diffinv eval "$work/simple_$name.npy" "$pictures" > "$x.tsv" || exit $?
+            printf '%s\t%s\t%s\t%s\n' "$name" simple "$(mean "$x.tsv" 2)" "$(mean "$x.tsv" 3)"
+            continue
+        fi
+        s=$(solver "$system" "$name") || exit 1
+        # shellcheck disable=SC2086
+        ./diffinv solve -q $SETTINGS -s $s -y "$y" --truth "$pictures" --seed 2 -o "$x" \
+            > "$x.tsv" || exit $?
+        printf '%s\t%s\t%s\t%s\t%s' "$name" "$system" "$(mean "$x.tsv" 3)" "$(mean "$x.tsv" 4)" \
+            "$(awk -v r="$(mean "$x.tsv" 2)" 'BEGIN { printf "%.2f", r / 0.05 }')"
+        for k in net net_vjp apply seconds; do printf '\t%s' "$(cost "$x.run" $k "$n")"; done
+        echo
     done
 }
-printf 'problem\tsteps\tscale\tsimple_psnr\tsimple_ssim\tpsnr\tssim\tresidual/sigma\tseconds\n'
-row "box 24" 0.5 4 0.3 inpaint mask=box:24
-row "random 70 %" 0.5 8 1.2 inpaint mask=random:0.7
-row "super-resolution x4" 0.3 8 1.2 sr factor=4
-row "Gaussian deblurring" 0.3 8 1.2 gblur size=15 std=1.5
+systems=$*
+printf 'problem\tsystem\tpsnr\tssim\tresidual/sigma\tnetwork\tderivative\tA\tseconds\n'
+row box inpaint mask=box:24
+row random inpaint mask=random:0.7
+row sr sr factor=4
+row blur gblur size=15 std=1.5
