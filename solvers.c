@@ -26,6 +26,7 @@ struct di_run {
     di_real *out;                /* the caller's result: last good estimate */
     di_real *work, *next;        /* working memory, handed out by take */
     size_t elements;             /* of work */
+    void *table;                 /* a solver's schedule, freed when it returns */
     double own[4];               /* a solver's numbers beside its arrays, saved with them */
     double *t;                   /* network times, as many as images in a network call */
     int step, steps;
@@ -58,6 +59,12 @@ static di_real *take(di_run *run, size_t size)
     return p;
 }
 
+/* A solver's table of numbers, zeroed; one each run. */
+static void *table(di_run *run, size_t count, size_t size)
+{
+    return run->table = di_new(run->ctx, count, size);
+}
+
 /* z (n,size) = N(0,1), draw number `draw` of the stream; replayed noise is read in order. */
 static void normal(di_run *run, di_real *z, size_t size, uint32_t stream, uint32_t draw)
 {
@@ -65,7 +72,7 @@ static void normal(di_run *run, di_real *z, size_t size, uint32_t stream, uint32
         di_normal(z + i * size, size, run->seed, stream,
                   run->first + run->sample + i, draw);
     for (size_t i = 0; run->noise && i < size; i++) {
-        if (run->noise_used == run->noise_count) {
+        if (run->noise_used >= run->noise_count) {
             di_fail(run->ctx, DI_EUSAGE, "%s: the noise file ran out after %.0f values, at "
                     "step %d of %d", run->solver->name, (double)run->noise_count, run->step + 1,
                     run->steps);
@@ -78,9 +85,9 @@ static void normal(di_run *run, di_real *z, size_t size, uint32_t stream, uint32
 /* A draw that the official program makes and discards. */
 static void discard(di_run *run, size_t size)
 {
+    size_t left = run->noise_used < run->noise_count ? run->noise_count - run->noise_used : 0;
     if (run->noise)
-        run->noise_used += size < run->noise_count - run->noise_used
-                               ? size : run->noise_count - run->noise_used;
+        run->noise_used += size < left ? size : left;
 }
 
 /* A prior of the caller's own fails without a text. */
@@ -273,7 +280,7 @@ static di_status make_schedule(di_run *run, schedule *s)
 {
     const di_prior *p = run->prior;
     int K = s->K = run->steps = (int)num(run, "steps");
-    s->index = di_new(run->ctx, 6 * (size_t)K, sizeof(double));
+    s->index = table(run, 6 * (size_t)K, sizeof(double));
     if (!s->index)
         return DI_EMEMORY;
     s->start = 1;
@@ -386,7 +393,6 @@ static di_status interleave(di_run *run, const hooks *h)
     di_real last = (di_real)sqrt(it.s.prev[0]); /* 1, unless final > 0 */
     for (size_t i = 0; last != 1 && i < run->n * run->d; i++)
         it.x[i] /= last;
-    di_free(run->ctx, it.s.index);
     return run->ctx->status ? run->ctx->status : finish(run, it.x);
 }
 
@@ -596,7 +602,7 @@ typedef struct grid {
 static di_status grid_new(di_run *run, grid *g, int K)
 {
     g->K = K;
-    g->t = di_new(run->ctx, 5 * ((size_t)K + 1), sizeof(double));
+    g->t = table(run, 5 * ((size_t)K + 1), sizeof(double));
     if (!g->t)
         return DI_EMEMORY;
     g->sigma = g->t + K + 1;
@@ -722,7 +728,6 @@ static di_status edm(di_run *run)
     di_real last = (di_real)(1 / g.s[K]);
     for (size_t i = 0; i < run->n * run->d; i++)
         x[i] *= last;
-    di_free(run->ctx, g.t);
     return run->ctx->status ? run->ctx->status : finish(run, x);
 }
 
@@ -822,7 +827,6 @@ static di_status dps_mo(di_run *run)
             x[j] = keep * x[j] + (1 - keep) * xh[j];
         done(run, -1, g.sigma[i], mo_residual(run, xh, m.r), x, xh);
     }
-    di_free(run->ctx, g.t);
     return run->ctx->status ? run->ctx->status : finish(run, xh);
 }
 
@@ -851,7 +855,6 @@ static di_status reddiff_mo(di_run *run)
         adam_step(&opt, i + 1, m.g, mu, all);
         done(run, -1, g.sigma[i], mo_residual(run, xh, m.r), mu, xh);
     }
-    di_free(run->ctx, g.t);
     return run->ctx->status ? run->ctx->status : finish(run, xh);
 }
 
@@ -1040,7 +1043,7 @@ static void dmplug_plan(const di_run *run, di_plan *plan)
 
 static di_status dmplug(di_run *run)
 {
-    sampler *R = di_new(run->ctx, 1, sizeof *R);
+    sampler *R = table(run, 1, sizeof *R);
     if (!R)
         return DI_EMEMORY;
     int iters = run->steps = (int)num(run, "iters"), es = is(run, "es", "yes");
@@ -1092,11 +1095,10 @@ static di_status dmplug(di_run *run)
         }
         done(run, -1, -1, resid, R->x, x);
     }
-    if (es)
+    if (es && !run->ctx->status)
         snprintf(run->note, sizeof run->note, "ES-WMV: %s after %d of %d iterations; returned "
                  "iterate %d, windowed variance %.4g per element",
                  stop ? "stopped" : "not stopped", run->step, iters, w.best + 1, w.least);
-    di_free(run->ctx, R);
     return run->ctx->status ? run->ctx->status : finish(run, es ? w.keep : x);
 }
 
@@ -1120,6 +1122,10 @@ static void particles(di_run *run, const grid *g, int i, double f, const di_real
         denoise(run, (size_t)n, g->sigma[i + 1], p, p);
         di_apply(run->problem, (size_t)n, p, q + (size_t)at * run->m);
         run->cost.apply += (uint64_t)n;
+        if (!di_finite(q + (size_t)at * run->m, (size_t)n * run->m))
+            di_fail(run->ctx, DI_ENUMERIC, "%s: NaN or Inf in the measurement of a particle at "
+                    "step %d of %d; the last good estimate is kept", run->solver->name,
+                    run->step + 1, run->steps);
     }
 }
 
@@ -1253,6 +1259,8 @@ static di_status cps(di_run *run)
             }
             size_t mark = run->noise_used;
             particles(run, g, i, f, s.mu, serial, s.N, s.batch, s.p, s.q);          /* l.2 */
+            if (run->ctx->status)
+                break;
             resid = cps_direction(run, s.q, s.N, serial, mark, s.z, s.c, s.dir);    /* l.3-4 */
             double norm = 0;
             for (size_t j = 0; j < d; j++)
@@ -1270,7 +1278,6 @@ static di_status cps(di_run *run)
         watch_scale(run, s.x);
         done(run, g->t[i], g->sigma[i], resid, s.x, i == s.T - 1 ? s.x : s.u);
     }
-    di_free(run->ctx, s.g.t);
     return run->ctx->status ? run->ctx->status : finish(run, s.x);
 }
 
@@ -1306,6 +1313,8 @@ static di_status scg(di_run *run)
                 best = n && !(loss < least) ? best : n;
                 least = best == n ? loss : least;
             }
+            if (run->ctx->status)
+                break;
             again(run, mark, best, serial, s.z);
             if (run->noise)
                 run->noise_used = mark + (guided ? (size_t)s.N : 1) * d;
@@ -1316,7 +1325,6 @@ static di_status scg(di_run *run)
         done(run, s.g.t[i], s.g.sigma[i], least < 0 ? -1 : sqrt(least / (double)m), s.x,
              i == s.T - 1 ? s.x : s.u);
     }
-    di_free(run->ctx, s.g.t);
     return run->ctx->status ? run->ctx->status : finish(run, s.x);
 }
 
@@ -1577,6 +1585,8 @@ di_status di_run_open(di_ctx *ctx, const di_solver *s, di_prior *prior,
 void di_run_close(di_run *run)
 {
     if (run)
+        di_free(run->ctx, run->saved);
+    if (run)
         di_free(run->ctx, run);
 }
 
@@ -1744,20 +1754,23 @@ di_status di_run_load(di_run *run, di_read_fn read, void *user, uint64_t size)
     uint64_t sum;
     di_free(run->ctx, run->saved);
     run->saved = NULL;
-    run->saved_size = (size_t)size;
     if (size < sizeof h + sizeof sum || size > (uint64_t)1 << 46)
         return di_fail(run->ctx, DI_EINPUT, "the saved state is cut short");
-    run->saved = di_new(run->ctx, (size_t)size, 1);
-    if (!run->saved)
+    char *saved = di_new(run->ctx, (size_t)size, 1);
+    if (!saved)
         return DI_EMEMORY;
-    if (read(user, 0, run->saved, (size_t)size))
-        return di_fail(run->ctx, DI_EINPUT, "the saved state can't be read");
-    memcpy(&h, run->saved, sizeof h);
-    memcpy(&sum, run->saved + size - sizeof sum, sizeof sum);
-    if (memcmp(h.magic, sizeof(di_real) == 8 ? "DISTATE8" : "DISTATE4", 8)
-        || sum != stir(0, run->saved, (size_t)size - sizeof sum))
-        return di_fail(run->ctx, DI_EINPUT, "the saved state is damaged, or another build's");
-    return DI_OK;
+    int bad = read(user, 0, saved, (size_t)size);
+    memcpy(&h, saved, sizeof h);
+    memcpy(&sum, saved + size - sizeof sum, sizeof sum);
+    if (!bad && !memcmp(h.magic, sizeof(di_real) == 8 ? "DISTATE8" : "DISTATE4", 8)
+        && sum == stir(0, saved, (size_t)size - sizeof sum)) {
+        run->saved = saved;
+        run->saved_size = (size_t)size;
+        return DI_OK;
+    }
+    di_free(run->ctx, saved);
+    return di_fail(run->ctx, DI_EINPUT, bad ? "the saved state can't be read"
+                   : "the saved state is damaged, or another build's");
 }
 
 /* Takes the state up, working memory being there. */
@@ -1821,6 +1834,8 @@ di_status di_run_go(di_run *run, const di_real *y, uint64_t seed, uint64_t first
         run->next = run->work;
         run->out = x + run->sample * run->d;
         s = run->solver->go(run);
+        di_free(run->ctx, run->table);
+        run->table = NULL;
         if (!s && ++run->sample < run->samples) {
             run->step = run->steps = 0;
             run->wmv = -1;
