@@ -321,8 +321,13 @@ static di_status map1_svd(di_ctx *ctx, map1 *m)
     m->u = di_new(ctx, (size_t)r * r, sizeof(double));
     m->s = di_new(ctx, (size_t)n, sizeof(double)); /* zeros past r */
     m->w = di_new(ctx, (size_t)n * n, sizeof(double));
-    if (!m->u || !m->s || !m->w)
+    if (!m->u || !m->s || !m->w) {
+        di_free(ctx, m->u);
+        di_free(ctx, m->s);
+        di_free(ctx, m->w);
+        m->u = m->s = m->w = NULL;
         return DI_EMEMORY;
+    }
     for (int i = 0; i < r; i++)
         for (int k = m->start[i]; k < m->start[i + 1]; k++)
             m->w[(size_t)i * n + m->index[k]] += m->weight[k];
@@ -394,8 +399,10 @@ static di_status sep_values(const di_problem *p, di_real *s)
     size_t plane = (size_t)p->x[1] * p->x[2], w = (size_t)p->x[2];
     if (map1_svd(p->ctx, &q->m[0]) || map1_svd(p->ctx, &q->m[1]))
         return DI_EMEMORY;
-    for (size_t i = 0; i < size3(p->x); i++)
-        s[i] = (di_real)(q->m[0].s[i % plane / w] * q->m[1].s[i % plane % w]);
+    for (size_t i = 0; i < size3(p->x); i++) { /* what the pseudo-inverse drops is not measured */
+        double a = q->m[0].s[i % plane / w], b = q->m[1].s[i % plane % w];
+        s[i] = (di_real)(a >= SVD_FLOOR && b >= SVD_FLOOR ? a * b : 0);
+    }
     return DI_OK;
 }
 
@@ -584,8 +591,12 @@ static di_status matrix_svd(matrix *q)
     double *w = di_new(q->p.ctx, wide ? d * d : d * m, sizeof *w);
     double *u = di_new(q->p.ctx, r * r, sizeof *u);
     double *s = di_new(q->p.ctx, d, sizeof *s);
-    if (!w || !u || !s)
+    if (!w || !u || !s) {
+        di_free(q->p.ctx, w);
+        di_free(q->p.ctx, u);
+        di_free(q->p.ctx, s);
         return DI_EMEMORY;
+    }
     for (size_t i = 0; i < m; i++)
         for (size_t j = 0; j < d; j++)
             w[wide ? i * d + j : j * m + i] = q->a[i * d + j];
@@ -699,13 +710,13 @@ static const svd_kind *svd_of(const di_problem *p)
     return NULL;
 }
 
-di_status di_svd_values(di_problem *p, di_real *s)
+di_status di_svd_values(const di_problem *p, di_real *s)
 {
     const svd_kind *k = svd_of(p);
     return k ? k->values(p, s) : p->ctx->status;
 }
 
-di_status di_svd_vt(di_problem *p, const di_real *x, di_real *xt)
+di_status di_svd_vt(const di_problem *p, const di_real *x, di_real *xt)
 {
     const svd_kind *k = svd_of(p);
     if (k)
@@ -713,7 +724,7 @@ di_status di_svd_vt(di_problem *p, const di_real *x, di_real *xt)
     return p->ctx->status;
 }
 
-di_status di_svd_v(di_problem *p, const di_real *xt, di_real *x)
+di_status di_svd_v(const di_problem *p, const di_real *xt, di_real *x)
 {
     const svd_kind *k = svd_of(p);
     if (k)

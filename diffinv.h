@@ -169,10 +169,10 @@ di_status di_problem_gblur(di_ctx *ctx, int c, int h, int w, int size, double st
 di_status di_problem_matrix(di_ctx *ctx, int c, int h, int w, int m, const di_real *a,
                             di_problem **p);
 /* Linear problems with an SVD A = U S V^T. Singular values in the order of the coordinates of
-   V^T x (zeros included, count C*H*W), and the two orthogonal maps of images. */
-di_status di_svd_values(di_problem *p, di_real *s);
-di_status di_svd_vt(di_problem *p, const di_real *x, di_real *xt);
-di_status di_svd_v(di_problem *p, const di_real *xt, di_real *x);
+   V^T x (count C*H*W; 0 where A^+ drops a direction), and the two orthogonal maps. */
+di_status di_svd_values(const di_problem *p, di_real *s);
+di_status di_svd_vt(const di_problem *p, const di_real *x, di_real *xt);
+di_status di_svd_v(const di_problem *p, const di_real *xt, di_real *x);
 
 double di_rms(const di_real *a, size_t n);                    /* sqrt(mean a^2), fixed order */
 double di_residual(const di_problem *p, const di_real *x, const di_real *y, di_real *work);
@@ -233,7 +233,8 @@ void di_run_report(di_run *run, di_report_fn report, void *user);
 /* Replays `count` normals in the official program's order instead of the generator (n = 1). */
 void di_run_noise(di_run *run, const float *normals, size_t count);
 size_t di_run_noise_used(const di_run *run);
-size_t di_run_bytes(const di_run *run, size_t n);  /* working memory, network included */
+/* Working memory of the run and of the prior's passes; weights (di_net_weight_bytes) aside. */
+size_t di_run_bytes(const di_run *run, size_t n);
 /* x (n,C,H,W) = n samples, numbers first..first+n-1 of the seed's sequence: the same whatever
    the batch. On DI_EINTERRUPTED and DI_ENUMERIC x holds the last good estimate. */
 di_status di_run_go(di_run *run, const di_real *y, uint64_t seed, uint64_t first, size_t n,

@@ -121,7 +121,8 @@ static di_status predict_vjp(di_run *run, int keep, const di_real *geps, di_real
 }
 
 /* The denoiser in the noise-level frame, x = x_0 + sigma N: x0 = D(x; sigma) of n images, by
-   the VP preconditioning of arXiv 2206.00364: D = x - sigma eps(x/sqrt(1+sigma^2), time). */
+   the VP preconditioning of arXiv 2206.00364: D = x - sigma eps(x/sqrt(1+sigma^2), time).
+   x0 is not x. */
 static di_status denoise(di_run *run, size_t n, double sigma, const di_real *x, di_real *x0)
 {
     const char *rule = di_run_get(run, "time");
@@ -345,7 +346,7 @@ typedef struct inter {
 
 typedef struct hooks hooks;
 struct hooks {
-    int keep, head;                    /* a derivative is wanted; the variance head is */
+    int keep, head, spare;             /* wanted: a derivative; the variance head; v and g */
     void (*pre)(di_run *run, inter *it, const hooks *h);
     void (*correct_x0)(di_run *run, inter *it);
     void (*reverse)(di_run *run, inter *it);
@@ -373,8 +374,8 @@ static di_status interleave(di_run *run, const hooks *h)
     it.x0 = take(run, run->d);
     it.e = take(run, run->d);
     it.z = take(run, run->d);
-    it.v = h->head ? take(run, run->d) : NULL;
-    it.g = h->keep ? take(run, run->d) : NULL;
+    it.v = h->head || h->spare ? take(run, run->d) : NULL;
+    it.g = h->keep || h->spare ? take(run, run->d) : NULL;
     it.r = run->problem ? take(run, run->m) : NULL;
     if (!run->step) {
         normal(run, it.x, run->d, DI_STREAM_INIT, 0);                       /* l.1 */
@@ -520,24 +521,48 @@ static di_status dps(di_run *run)
 
 /* ==== 5. DDNM: the projection kind ===========================================================
    Y. Wang, J. Yu, J. Zhang, "Zero-Shot Image Restoration Using Denoising Diffusion Null-Space
-   Model", arXiv 2212.00490v2, Algorithms 1 and 2 (time travel), and the scalar DDNM+ of devzhk/
-   InverseBench; with sg the noise level sqrt((1-abar)/abar), sg' the next,
-     lam = min(1, sg'/sigma_y),  gam = sqrt(max(0, sg'^2 - lam^2 sigma_y^2)),
-     xhat = lam (A^+ y + (I - A^+ A) x0) + (1-lam) x0,
+   Model", arXiv 2212.00490v2, Algorithms 1 and 2 (time travel) and DDNM+ (eq. 17-19), as devzhk/
+   InverseBench writes it; with sg the noise level sqrt((1-abar)/abar), sg' the next, s the
+   singular value of a direction (1 for all of them with weight=one),
+     lam = min(1, sg' s/sigma_y),  gam = sqrt(max(0, sg'^2 - (lam sigma_y/s)^2)),
+     xhat = x0 + lam A^+ (y - A x0),
      x'/sqrt(abar') = xhat + sqrt(1-eta^2) (sg'/sg) (x/sqrt(abar) - xhat) + eta gam z.
-   Deviations: lam and gam are the same for all singular values (the paper's DDNM+ has one pair
-   for each); levels of the prior's table and x0 clamped by default. InverseBench:
-   spacing=log final=0.01 clip=no travel=1. */
+   Deviations: levels of the prior's table and x0 clamped by default. InverseBench: weight=one
+   spacing=log final=0.01 clip=no travel=1; one weight amplifies noise where s is small. */
+
+/* z = V diag(w) V^T z, w = lam, or with noise eta gam; level: sg'. g holds the s of the run's
+   problem, v is scratch. */
+static void ddnm_weigh(di_run *run, inter *it, double level, int noise, di_real *z)
+{
+    double sigma_y = num(run, "sigma_y"), eta = num(run, "eta");
+    if (is(run, "weight", "one")) {
+        double lam = level >= sigma_y ? 1 : level / sigma_y;
+        double gam = level < sigma_y ? 0 : sqrt(level * level - sigma_y * sigma_y);
+        for (size_t i = 0; i < run->n * run->d; i++)
+            z[i] *= (di_real)(noise ? eta * gam : lam);
+        return;
+    }
+    di_svd_values(run->problem, it->g);
+    for (size_t j = 0; j < run->n; j++) {
+        di_svd_vt(run->problem, z + j * run->d, it->v);
+        for (size_t i = 0; i < run->d; i++) {
+            double far = sigma_y > 0 && it->g[i] > 0 ? sigma_y / it->g[i] : 0;
+            double lam = level >= far ? 1 : level / far;
+            double gam = level < far ? 0 : sqrt(level * level - far * far);
+            it->v[i] *= (di_real)(noise ? eta * gam : lam);
+        }
+        di_svd_v(run->problem, it->v, z + j * run->d);
+    }
+}
 
 static void ddnm_project(di_run *run, inter *it)
 {
-    double prev = it->s.prev[it->k], next = sqrt((1 - prev) / prev);
-    double sigma_y = num(run, "sigma_y");
-    di_real lam = (di_real)(next >= sigma_y ? 1 : next / sigma_y);
+    double prev = it->s.prev[it->k];
     residual(run, it->x0, it->r);
     di_apply_pinv(run->problem, run->n, it->r, it->z);
+    ddnm_weigh(run, it, sqrt((1 - prev) / prev), 0, it->z);
     for (size_t i = 0; i < run->n * run->d; i++)
-        it->x0[i] += lam * it->z[i];                                    /* Alg.1 l.4 */
+        it->x0[i] += it->z[i];                                          /* Alg.1 l.4 */
     residual(run, it->x0, it->r);
     it->resid = di_rms(it->r, run->m);
 }
@@ -546,11 +571,11 @@ static void ddnm_reverse(di_run *run, inter *it)
 {
     double abar = it->s.abar[it->k], prev = it->s.prev[it->k], eta = num(run, "eta");
     double sg = sqrt((1 - abar) / abar), next = sqrt((1 - prev) / prev);
-    double sigma_y = num(run, "sigma_y"), turn = sqrt(1 - eta * eta) * next / sg;
-    double gam = next < sigma_y ? 0 : eta * sqrt(next * next - sigma_y * sigma_y);
+    double turn = sqrt(1 - eta * eta) * next / sg;
     di_real a = (di_real)(sqrt(prev) * (1 - turn)), b = (di_real)(sqrt(prev / abar) * turn);
-    di_real c = (di_real)(sqrt(prev) * gam);
+    di_real c = (di_real)sqrt(prev);
     normal(run, it->z, run->d, DI_STREAM_SOLVER, it->draw);
+    ddnm_weigh(run, it, next, 1, it->z);
     for (size_t i = 0; i < run->n * run->d; i++)
         it->x[i] = a * it->x0[i] + b * it->x[i] + c * it->z[i];         /* Alg.1 l.5 */
 }
@@ -581,7 +606,7 @@ static void ddnm_travel(di_run *run, inter *it, const hooks *h)
 
 static di_status ddnm(di_run *run)
 {
-    static const hooks h = { .pre = ddnm_travel, .correct_x0 = ddnm_project,
+    static const hooks h = { .spare = 1, .pre = ddnm_travel, .correct_x0 = ddnm_project,
                              .reverse = ddnm_reverse };
     return interleave(run, &h);
 }
@@ -768,10 +793,16 @@ static void mo_call(di_run *run, const mo *m, const di_real *init, double sigma,
                     uint32_t serial, di_real *xh)
 {
     di_real step = (di_real)(m->eta / (m->tau * m->tau)), std = (di_real)sqrt(2 * m->eta);
-    size_t all = run->n * run->d;
+    size_t all = run->n * run->d, out = run->n * run->m;
+    double first = 0;
     memmove(m->z, init, all * sizeof *init);
     for (int k = 0; k < m->N && !run->ctx->status; k++) {
         residual(run, m->z, m->r);
+        first = k ? first : di_rms(m->r, out);
+        if (k == m->N - 1 && !(di_rms(m->r, out) <= 1e3 * (1 + first)))
+            di_fail(run->ctx, DI_ENUMERIC, "%s: the Langevin steps diverge at step %d of %d: "
+                    "eta/tau^2 is too large for this problem, lower eta; the last good "
+                    "estimate is kept", run->solver->name, run->step + 1, run->steps);
         back(run, m->z, m->r, m->g);                       /* -tau^2 grad E */
         for (size_t i = 0; i < all; i++)
             m->z[i] += step * m->g[i];                     /* l.1 */
@@ -1106,7 +1137,7 @@ static di_status dmplug(di_run *run)
    Both follow the reverse VP SDE, x' = mu + sqrt(f) N, and look at N particles of its next
    state through the denoiser and A alone. */
 
-/* q (N,m) = A(D((mu + sqrt(f) eps_n)/s'; sigma')), eps_n = draw serial + n; p (batch,d). */
+/* q (N,m) = A(D((mu + sqrt(f) eps_n)/s'; sigma')), eps_n = draw serial + n; p (2,batch,d). */
 static void particles(di_run *run, const grid *g, int i, double f, const di_real *mu,
                       uint32_t serial, int N, int batch, di_real *p, di_real *q)
 {
@@ -1119,8 +1150,9 @@ static void particles(di_run *run, const grid *g, int i, double f, const di_real
             for (size_t k = 0; k < run->d; k++)
                 pj[k] = c * (mu[k] + std * pj[k]);
         }
-        denoise(run, (size_t)n, g->sigma[i + 1], p, p);
-        di_apply(run->problem, (size_t)n, p, q + (size_t)at * run->m);
+        di_real *u = p + (size_t)batch * run->d;
+        denoise(run, (size_t)n, g->sigma[i + 1], p, u);
+        di_apply(run->problem, (size_t)n, u, q + (size_t)at * run->m);
         run->cost.apply += (uint64_t)n;
         if (!di_finite(q + (size_t)at * run->m, (size_t)n * run->m))
             di_fail(run->ctx, DI_ENUMERIC, "%s: NaN or Inf in the measurement of a particle at "
@@ -1143,7 +1175,7 @@ static void particle_plan(const di_run *run, di_plan *plan)
     batch = batch < N ? batch : N;
     plan->batch = batch;
     plan->elements = (run->d + N) * (sizeof(double) / sizeof(di_real))
-                     + (4 + batch) * run->d + N * run->m;
+                     + (4 + 2 * batch) * run->d + N * run->m;
 }
 
 /* A prior that is poor near t = 1 throws the state off its level's scale, 1. */
@@ -1187,7 +1219,7 @@ typedef struct seek {
     grid g;
     int T, N, batch, K, hole;
     double *c, *dir;               /* (N), (d) */
-    di_real *x, *mu, *u, *z, *q, *p; /* (d), (d), (d), (d), (N,m), (batch,d) */
+    di_real *x, *mu, *u, *z, *q, *p; /* (d), (d), (d), (d), (N,m), (2,batch,d) */
 } seek;
 
 static di_status seek_open(di_run *run, seek *s, const char *hole)
@@ -1207,7 +1239,7 @@ static di_status seek_open(di_run *run, seek *s, const char *hole)
     s->u = take(run, d);
     s->z = take(run, d);
     s->q = take(run, (size_t)s->N * run->m);
-    s->p = take(run, (size_t)s->batch * d);
+    s->p = take(run, 2 * (size_t)s->batch * d);
     if (!run->step) {
         normal(run, s->x, d, DI_STREAM_INIT, 0);
         for (size_t j = 0; j < d; j++)
@@ -1316,7 +1348,7 @@ static di_status scg(di_run *run)
             if (run->ctx->status)
                 break;
             again(run, mark, best, serial, s.z);
-            if (run->noise)
+            if (run->noise && !run->ctx->status)
                 run->noise_used = mark + (guided ? (size_t)s.N : 1) * d;
             for (size_t j = 0; j < d; j++)
                 s.x[j] = (di_real)(s.mu[j] + side * sqrt(f) * s.z[j]);              /* l.3 */
@@ -1365,10 +1397,12 @@ static const di_solver solvers[] = {
           "step on the gradient of ||y-A(x0)|| (official configs: sr, blur 0.3; inpaint 0.5)" },
         P_VAR, P_SPACING, P_CLIP }, dps, NULL },
     { "ddnm", "null-space projection", "Wang et al., arXiv 2212.00490v2, Alg. 1",
-      DI_NEEDS_PROBLEM | DI_NEEDS_LINEAR | DI_NEEDS_PINV, 4, 1,
+      DI_NEEDS_PROBLEM | DI_NEEDS_LINEAR | DI_NEEDS_PINV, 6, 1,
       { { "steps", "100", "1..100000 int", "kept steps (paper, InverseBench)" },
         { "eta", "0.85", "0..1", "share of fresh noise (paper, InverseBench)" },
         { "sigma_y", "0.05", "0..100", "measurement noise, [-1,1] scale; 0: plain DDNM" },
+        { "weight", "each", "each|one", "lam, gam of each singular value (paper), or one pair "
+                                        "(InverseBench)" },
         { "travel", "0", "0..100 int", "steps of time travel (paper, Alg. 1; InverseBench 1)" },
         { "spacing", "even", "even|ddim|log|vp",
           "kept steps of the prior's table, or InverseBench's levels (theirs: log)" },
@@ -1782,7 +1816,8 @@ static di_status resume(di_run *run, di_real *x)
     size_t work = run->elements * sizeof(di_real);
     if (h.settings != now.settings || h.seed != now.seed || h.first != now.first
         || h.samples != now.samples || h.n != now.n || h.d != now.d
-        || h.elements != now.elements
+        || h.elements != now.elements || h.sample >= h.samples || h.step < 0
+        || h.step > 1 << 30 || h.steps < h.step || h.steps > 1 << 30
         || run->saved_size != sizeof h + out + work + sizeof(uint64_t))
         return di_fail(run->ctx, DI_EUSAGE, "the saved state is of another run: resume with "
                        "the settings, measurement and seed that it was made with");

@@ -63,6 +63,29 @@ column() {
     awk -F '\t' -v name="$1" 'NR == 1 { for (i = 1; i <= NF; i++) if ($i == name) c = i }
                               NR == 2 { print $c }' out
 }
+# npy FILE SHAPE VALUE...: an array of float32, as NumPy writes it
+npy() {
+    npy_file=$1
+    npy_shape=$2
+    shift 2
+    {
+        printf '\223NUMPY\001\000\166\000%-117s\n' \
+            "{'descr': '<f4', 'fortran_order': False, 'shape': ($npy_shape), }"
+        # shellcheck disable=SC2059
+        printf "$(echo "$@" | tr ' ' '\n' | awk '
+            function put(n, k) {
+                for (k = 0; k < 4; k++) { printf "\\%03o", n % 256; n = int(n / 256) }
+            }
+            $1 == "nan" { put(2143289344); next }
+            $1 == 0 { put(0); next }
+            { v = $1 < 0 ? -$1 : $1; e = 127
+              while (v >= 2) { v /= 2; e++ }
+              while (v < 1) { v *= 2; e-- }
+              put(($1 < 0 ? 2147483648 : 0) + e * 8388608 + int((v - 1) * 8388608 + 0.5)) }')"
+    } >"$npy_file"
+}
+# formula N EXPRESSION: N values of an awk expression in i
+formula() { awk "BEGIN { for (i = 0; i < $1; i++) printf \"%.9g \", $2 }"; }
 true_that() { if awk "BEGIN { exit !($2) }"; then yes; else no "$1: $2"; fi; }
 
 # ---- Help, lists ---------------------------------------------------------------------------
@@ -74,7 +97,8 @@ good "version" "$D" --version
 [ $? -eq 1 ] && [ -s err ] && yes || no "no arguments: help on stderr and exit code 1"
 for verb in measure solve sample eval info list net op; do
     good "$verb --help" "$D" $verb --help
-    [ "$(wc -l <out)" -le 24 ] && yes || no "$verb --help is longer than a screen"
+    awk 'length($0) > 80 { bad = 1 } END { exit bad || NR > 24 }' out && yes ||
+        no "$verb --help is larger than a screen"
     holds out "^  diffinv $verb"
 done
 for what in solvers problems priors isa; do
@@ -85,9 +109,11 @@ good "list solvers" "$D" list solvers --defaults
 holds out "^dps"
 holds out "scale"
 good "list problems" "$D" list problems
-for p in denoise inpaint sr gblur; do holds out "^$p"; done
+for p in denoise inpaint sr gblur matrix; do holds out "^$p"; done
 good "list priors" "$D" list priors
 holds out "^portraits64"
+holds out "^gauss:MEAN.npy,COV.npy"
+holds out "^mixture:WEIGHTS.npy,MEANS.npy,VARS.npy"
 good "info" "$D" info -s dps --size 64x64
 for word in checksum GMAC multipliers "its working bytes" licence; do holds out "$word"; done
 good "info by path" "$D" info -w "$W"
@@ -174,6 +200,272 @@ good "op of that" "$D" op -p sr factor=4 -i pinv.npy -o back.npy
 good "A A+ = 1" "$D" eval back.npy a.npy
 true_that "A A+ y = y" "$(column relative_l2) < 1e-5"
 
+# ---- Priors and problems made from arrays --------------------------------------------------
+
+npy mean.npy "1, 4, 4" $(formula 16 "i / 50 - 0.1")
+npy var.npy "1, 4, 4" $(formula 16 "0.25")
+npy cov.npy "16, 16" $(formula 256 "i % 17 ? 0 : 0.25")
+npy zero.npy "16, 16" $(formula 256 "0")
+npy truth.npy "1, 4, 4" $(formula 16 "i / 10 - 0.8")
+npy a.npy "3, 16" $(formula 48 "(i * 7 % 11 - 5) / 20")
+npy weight.npy "2," 1 3
+npy means.npy "2, 1, 2, 2" -0.5 -0.5 -0.5 -0.5 0.5 0.5 0.5 0.5
+npy vars.npy "2," 0.04 0.09
+npy allvars.npy "2, 1, 2, 2" 0.04 0.04 0.04 0.04 0.09 0.09 0.09 0.09
+G=gauss:mean.npy,cov.npy
+M=mixture:weight.npy,means.npy,vars.npy
+
+good "gauss, full" "$D" sample -w $G -s ddim steps=9 -n 3 -o g1.npy
+holds err "^diffinv: cost: 27 network calls, 0 derivative calls, 0 A, 0 A', .* s$"
+holds g1.npy.run "^weights=$G$"
+holds g1.npy.run '^info.weights_crc=[0-9a-f]*$'
+crc=$(grep weights_crc g1.npy.run)
+good "a record repeats it" "$D" sample @g1.npy.run -o g2.npy -q
+[ ! -s err ] && yes || no "-q says nothing"
+same "a record repeats it" g1.npy g2.npy
+good "gauss, diagonal" "$D" sample -w gauss:mean.npy,var.npy -s ddim steps=9 -n 3 -o g2.npy
+same "a full covariance and its diagonal" g1.npy g2.npy
+[ "$(grep weights_crc g2.npy.run)" != "$crc" ] && yes || no "other arrays, same checksum"
+good "a singular covariance" "$D" sample -w gauss:mean.npy,zero.npy -s ddim steps=9 -o g3.npy
+good "the mean" "$D" eval g3.npy mean.npy
+true_that "a Gaussian without spread is its mean" "$(column relative_l2) < 1e-4"
+good "mixture" "$D" sample -w $M -s ddim steps=9 -n 12 -o m1.png
+exists m1.png
+good "mixture, array" "$D" sample -w $M -s ddim steps=9 -n 12 -o m1.npy
+good "mixture, variances" "$D" sample -w mixture:weight.npy,means.npy,allvars.npy \
+    -s ddim steps=9 -n 12 -o m2.npy
+same "one variance for all of a component" m1.npy m2.npy
+good "info" "$D" info -w $M -s dps
+for word in "mixture of 2 Gaussians" "1x2x2" "its working bytes"; do holds out "$word"; done
+good "edm" "$D" sample -w $G -s edm steps=8 -n 2 -o e.npy
+
+good "measure a matrix" "$D" measure -w $G -p matrix a=a.npy sigma=0.1 -i truth.npy -o ma.npy \
+    --simple simple.npy
+good "its map" "$D" op -p matrix a=a.npy -i simple.npy -o back.npy
+good "its pseudo-inverse" "$D" op -p matrix a=a.npy --pinv -i ma.npy -o pinv.npy
+good "A A+ = 1" "$D" eval back.npy ma.npy
+true_that "A A+ y = y" "$(column relative_l2) < 1e-5"
+tail -c 64 simple.npy >tail1
+tail -c 64 pinv.npy >tail2
+same "the simple answer is the pseudo-inverse" tail1 tail2
+good "solve a matrix" "$D" solve -w $G -y ma.npy -s ddnm steps=20 --truth truth.npy \
+    -o mx.npy --sheet sheet.png --trace trace.tsv
+exists sheet.png
+holds err "^diffinv: cost: 20 network calls, 0 derivative calls, "
+[ "$(head -n 1 trace.tsv)" = "$(printf 'image\tstep\tt\tnoise\tresidual\tpsnr')" ] && yes ||
+    no "the trace has $(head -n 1 trace.tsv)"
+good "repeat" "$D" solve @mx.npy.run -o mx2.npy
+same "a record repeats the run" mx.npy mx2.npy
+good "as a picture" "$D" solve @mx.npy.run -o mx.png
+npy pair.npy "2, 1, 1, 3" 1 2 3 1 2 3
+good "many measurements" "$D" solve -w $G -p matrix a=a.npy -y pair.npy -s ddnm steps=9 \
+    -o mx3.npy
+npy two.npy "2, 2, 4" $(formula 16 "0")
+npy twovar.npy "2, 2, 4" $(formula 16 "1")
+good "two channels" "$D" sample -w gauss:two.npy,twovar.npy -s ddim steps=3 -o two.npy
+bad 6 "1 or 3 channels" "$D" sample -w gauss:two.npy,twovar.npy -s ddim steps=3 -o x.png
+for p in "denoise" "inpaint mask=random:0.5" "sr factor=2" "gblur size=3 std=1"; do
+    # shellcheck disable=SC2086
+    good "solve $p" "$D" solve -q -w $G -s dps steps=5 -p $p -i truth.npy -o p.npy
+done
+good "a solver's noise level is the problem's" "$D" solve -q -w $G -y ma.npy -s dps_mo steps=5 \
+    -o mo.npy
+holds mo.npy.run '^solver.sigma_y=0.1$'
+bad 1 "give sigma_y=" "$D" solve -q -w $G -p denoise sigma=0 -i truth.npy -s dps_mo -o x.npy
+
+good "defaults of a problem" "$D" list solvers --defaults
+scale=$(sed -n '/^dps /,/for inpaint/s/.*for inpaint: scale=//p' out)
+good "the problem's default" "$D" solve -q -w $G -i truth.npy -p inpaint mask=box:2 -s dps \
+    steps=3 -o d1.npy
+holds d1.npy.run "^solver.scale=$scale$"
+good "its record, another problem" "$D" solve @d1.npy.run -q -p denoise -o d2.npy
+holds d2.npy.run '^solver.scale='
+grep -q "^solver.scale=$scale$" d2.npy.run && no "a default went to another problem" || yes
+good "its record, told otherwise" "$D" solve @d1.npy.run -q solver.scale=$scale -p denoise \
+    -o d2.npy
+holds d2.npy.run "^solver.scale=$scale$"
+
+bad 2 "nowhere.npy" "$D" sample -w gauss:nowhere.npy,cov.npy -o x.npy
+bad 1 "write gauss:MEAN.npy,COV.npy" "$D" sample -w gauss:mean.npy -o x.npy
+bad 1 "write gauss:MEAN.npy,COV.npy" "$D" sample -w gauss:mean.npy, -o x.npy
+bad 1 "write gauss:MEAN.npy,COV.npy" "$D" sample -w gauss:mean.npy,cov.npy,cov.npy -o x.npy
+bad 1 "write mixture:WEIGHTS" "$D" sample -w mixture:weight.npy,means.npy -o x.npy
+npy cov9.npy "9, 9" $(formula 81 "i % 10 ? 0 : 1")
+bad 2 "cov9.npy is 1x1x9x9.*(16,16)" "$D" sample -w gauss:mean.npy,cov9.npy -o x.npy
+bad 2 "means.npy holds 2 images" "$D" sample -w gauss:means.npy,cov.npy -o x.npy
+bad 2 "means.npy is 2x1x2x2: give the weights" "$D" info -w mixture:means.npy,means.npy,vars.npy
+npy hurt.npy "16, 16" $(formula 256 'i == 16 ? "nan" : i % 17 ? 0 : 1')
+bad 2 "hurt.npy: value 16 is NaN" "$D" sample -w gauss:mean.npy,hurt.npy -o x.npy
+npy hurt.npy "1, 4, 4" $(formula 16 "i == 3 ? -1 : 1")
+bad 2 "variance is negative" "$D" sample -w gauss:mean.npy,hurt.npy -o x.npy
+npy hurt.npy "16, 16" $(formula 256 "i == 1 ? 0.5 : i % 17 ? 0 : 1")
+bad 2 "not symmetric" "$D" sample -w gauss:mean.npy,hurt.npy -o x.npy
+npy hurt.npy "2," -1 3
+bad 2 "component 0 has the weight -1" "$D" sample -w mixture:hurt.npy,means.npy,vars.npy \
+    -o x.npy
+bad 2 "component 0 has the variance -1" "$D" sample -w mixture:weight.npy,means.npy,hurt.npy \
+    -o x.npy
+npy hurt.npy "3," 1 1 1
+bad 2 "holds 2 means" "$D" sample -w mixture:hurt.npy,means.npy,vars.npy -o x.npy
+bad 2 "hurt.npy is 1x1x1x3.*as (2)" "$D" sample -w mixture:weight.npy,means.npy,hurt.npy \
+    -o x.npy
+bad 2 "read as \[-1,1\]" "$D" sample -w gauss:mean.npy,face.png -o x.npy
+bad 2 "knows 4x4 only" "$D" sample -w $G --size 8x8 -o x.npy
+bad 1 "knows no classes" "$D" sample -w $G --label 1 -o x.npy
+bad 2 "knows 4x4 only" "$D" measure -w $G -p denoise -i means.npy -o x.npy
+bad 1 "net shows a network" "$D" net -w $G -i truth.npy -t 3 -o x.npy
+bad 1 "needs a matrix: a=A.npy" "$D" measure -w $G -p matrix -i truth.npy -o x.npy
+npy wide.npy "3, 15" $(formula 45 "1")
+bad 2 "wide.npy is 3x15.*1x4x4 has 16" "$D" measure -w $G -p matrix a=wide.npy -i truth.npy \
+    -o x.npy
+npy tall.npy "4, 16" $(formula 64 "1")
+cp ma.npy plain.npy
+bad 2 "plain.npy is 1x1x3, problem matrix measures 1x1x4" "$D" solve -q -w $G \
+    -p matrix a=tall.npy \
+    -y plain.npy -o x.npy -s ddnm steps=2
+bad 2 "two dimensions" "$D" op -p matrix a=means.npy -i truth.npy -o x.npy
+bad 2 "nowhere.npy" "$D" op -p matrix a=nowhere.npy -i truth.npy -o x.npy
+bad 1 "n=0" "$D" solve -q -w $G -y ma.npy -s cps n=0 -o x.npy
+bad 1 "steps=0" "$D" solve -q -w $G -y ma.npy -s dmplug steps=0 -o x.npy
+bad 1 "iters=0" "$D" solve -q -w $G -y ma.npy -s dmplug iters=0 -o x.npy
+
+# ---- Counts, notes, the oracle -------------------------------------------------------------
+
+good "dmplug" "$D" solve -w $G -y ma.npy -s dmplug iters=150 window=10 patience=20 -n 2 \
+    -o dm.npy \
+    --trace trace.tsv
+holds err '^diffinv: image 2 of 2: ES-WMV'
+holds err ', at most '
+holds err 'wmv '
+grep -q 'noise' err && no "dmplug has no noise level to show" || yes
+holds err "^diffinv: cost: .* network calls, .* derivative calls, "
+holds dm.npy.run '^info.note=image 1 of 2: ES-WMV.*; image 2 of 2: ES-WMV'
+holds dm.npy.run '^cost.net=[1-9]'
+[ "$(head -n 1 trace.tsv)" = "$(printf 'image\tstep\tt\tnoise\tresidual\twmv')" ] && yes ||
+    no "the trace of dmplug has $(head -n 1 trace.tsv)"
+good "samples of one" "$D" solve -q -w $G -y ma.npy -s dmplug iters=150 window=10 patience=20 \
+    -o dm1.npy
+good "first of two" "$D" op -p denoise -i 'dm.npy[0]' -o first.npy
+same "sample 0 does not depend on -n" dm1.npy first.npy
+
+good "oracle" "$D" solve -w $G -y ma.npy -s dps steps=60 scale=2 --truth truth.npy --oracle \
+    -o or.npy --trace trace.tsv
+holds err "oracle: iterate [0-9]* of 60 chosen by its PSNR.*not available in practice"
+holds or.npy.run "^info.oracle=iterate [0-9]* of 60 .*not available in practice"
+holds or.npy.run "^oracle=1$"
+holds out "oracle_iterate"
+best=$(awk -F '\t' 'NR > 1 && (NR == 2 || $6 > m) { m = $6 } END { print m }' trace.tsv)
+[ "$(column psnr)" = "$best" ] && yes || no "the oracle's PSNR is $(column psnr), not $best"
+good "a record repeats it" "$D" solve @or.npy.run -q -o or2.npy
+same "a record repeats the oracle" or.npy or2.npy
+good "es" "$D" solve -w $G -y ma.npy -s dmplug iters=60 --truth truth.npy --oracle -o or3.npy
+holds err "es=no"
+bad 1 "oracle chooses by the truth" "$D" solve -w $G -y ma.npy --oracle -o x.npy
+bad 1 "it belongs to solve" "$D" sample -w $G --oracle -o x.npy
+
+# ---- A run left and taken up ---------------------------------------------------------------
+
+# killed SIGNAL OUTPUT COMMAND...: starts it, sends the signal once OUTPUT.state is there
+killed() {
+    signal=$1
+    state=$2.state
+    shift 2
+    rm -f "$state"
+    "$@" >out 2>err &
+    pid=$!
+    tries=0
+    until [ -e "$state" ] || [ $tries -gt 3000 ]; do
+        sleep 0.01 2>/dev/null || sleep 1
+        tries=$((tries + 1))
+    done
+    kill "-$signal" $pid
+    wait $pid 2>/dev/null
+    code=$?
+    exists "$state"
+}
+cost_of() { grep -e '^cost' -e '^info.note' "$1" | grep -v -e seconds -e bytes; }
+for s in "dmplug iters=1500 es=no" "cps steps=150"; do
+    # shellcheck disable=SC2086
+    set -- "$D" solve -q -w $G -y ma.npy -s $s -n 2 --truth truth.npy
+    good "$s, in one go" "$@" -o whole.npy --trace whole.tsv
+    rm -f left.npy
+    killed KILL left.npy "$@" -o left.npy --trace left.tsv --save-every 5
+    [ ! -e left.npy ] && yes || no "$s was done before it was killed"
+    rm -f ./*.tmp*
+    good "$s, taken up" "$@" -o left.npy --trace left.tsv --resume
+    same "$s, killed and taken up" whole.npy left.npy
+    same "$s, its trace" whole.tsv left.tsv
+    cost_of whole.npy.run >whole.cost
+    cost_of left.npy.run >left.cost
+    same "$s, what it cost" whole.cost left.cost
+    holds left.npy.run '^info.resumed=image [12] step [0-9]*$'
+    [ ! -e left.npy.state ] && yes || no "the state stays after the end"
+done
+set -- "$D" solve -w $G -y ma.npy -s dps steps=900 --truth truth.npy
+good "in one go" "$@" -o whole.png -q --oracle
+killed INT left.png "$@" -o left.png --oracle --save-every 3
+[ $code -eq 5 ] && yes || no "an interrupt is exit code 5"
+holds err 'with --resume goes on$'
+holds left.png.run '^info.status=interrupted$'
+cp left.png.state kept.state
+good "taken up after an interrupt" "$@" -o left.png --oracle --resume
+holds err 'going on after step'
+same "interrupted and taken up" whole.png left.png
+cp kept.state left.png.state
+good "another speed" "$@" -o left.png --oracle --resume --threads 1 --isa baseline \
+    --save-every 50
+same "taken up at another speed" whole.png left.png
+cp kept.state left.png.state
+good "from the record" "$D" solve @left.png.run --resume
+same "taken up from the record" whole.png left.png
+good "samples in one go" "$D" sample -q -w $G -s ddpm -n 20 -o whole.npy
+killed KILL left.npy "$D" sample -q -w $G -s ddpm -n 20 -o left.npy --save-every 20
+rm -f ./*.tmp*
+good "samples taken up" "$D" sample -q -w $G -s ddpm -n 20 -o left.npy --resume
+same "samples taken up" whole.npy left.npy
+
+# refused CODE WORDS COMMAND...: as bad, with a state beside x.png that stays
+refused() {
+    cp kept.state y.png.state
+    refused_code=$1
+    refused_words=$2
+    shift 2
+    bad "$refused_code" "$refused_words" "$@" -o y.png
+    [ ! -e y.png ] && same "the state stays" kept.state y.png.state || no "it wrote y.png: $*"
+}
+refused 1 "solver.steps was 900 and is 800" "$@" --oracle --resume -s dps steps=800
+refused 1 "oracle was 1 and is not set" "$@" --resume
+refused 1 "seed was 0 and is 3" "$@" --oracle --resume --seed 3
+refused 1 "solver was dps and is ddnm" "$@" --oracle --resume -s ddnm
+cp ma.npy ma_kept.npy
+cp ma.npy.run ma_kept.npy.run
+good "another measurement" "$D" measure @ma.npy.run --seed 9 -o ma2.npy
+cp ma2.npy ma.npy
+refused 1 "checksum of the measurement" "$@" --oracle --resume
+cp ma_kept.npy ma.npy
+cp cov.npy cov_kept.npy
+npy cov.npy "16, 16" $(formula 256 "i % 17 ? 0 : 0.26")
+refused 1 "checksum of the weights" "$@" --oracle --resume
+cp cov_kept.npy cov.npy
+cp a.npy a_kept.npy
+npy a.npy "3, 16" $(formula 48 "(i * 7 % 11 - 4) / 20")
+refused 1 "checksum of the problem" "$@" --oracle --resume
+cp a_kept.npy a.npy
+cp kept.state whole.state
+size=$(wc -c <whole.state)
+for at in 0 3 20 60 700 $((size - 500)) $((size - 3)); do
+    printf '\125\252' | dd of=kept.state bs=1 seek=$at conv=notrunc 2>/dev/null
+    refused 2 "damaged" "$@" --oracle --resume
+    cp whole.state kept.state
+done
+for n in 0 10 19 20 100 $((size - 100)) $((size - 1)); do
+    head -c $n whole.state >kept.state
+    refused 2 "y.png.state" "$@" --oracle --resume
+done
+bad 2 "nothing to resume" "$@" --resume -o x.npy
+bad 1 "save-every=0" "$@" --save-every 0 -o x.npy
+bad 1 "did you mean --save-every" "$@" --save-evry 4 -o x.npy
+
 # ---- Masks and sizes -----------------------------------------------------------------------
 
 half() { # HxW of zeros above ones, as PGM
@@ -242,7 +534,7 @@ bad 1 "solves a problem" "$D" sample -s dps -o x.png
 bad 1 "exact or fast" "$D" sample --numerics quick -o x.png
 bad 1 "instruction set 'v9'" "$D" sample --isa v9 -o x.png
 bad 1 "knows no classes" "$D" sample --label 3 -o x.png
-bad 1 "analytic priors" "$D" sample -w gauss:m.npy,c.npy -o x.png
+bad 1 "pinv=2: it is 1" "$D" op -p denoise -i one.npy -o x.npy pinv=2
 bad 1 "sigma=0.1.*sigma=0.05" "$D" solve -p inpaint sigma=0.1 -y y.npy -o x.png
 bad 1 "mask=box:16.*mask=box:24" "$D" solve -p inpaint mask=box:16 -y y.npy -o x.png
 bad 1 "of 'inpaint'" "$D" solve -p denoise -y y.npy -o x.png

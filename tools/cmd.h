@@ -3,7 +3,10 @@
  *   main.c      the verbs, their help, the start, signals
  *   settings.c  key=value settings from the line and from files; the run record
  *   input.c     weights, pictures and numbers, brought to what a run needs
+ *   exact.c     the priors that need no network: gauss:... and mixture:...
  *   run.c       measure, solve, sample: the verbs that run something long
+ *   job.c       what a run reports, counts and writes down (job.h)
+ *   state.c     a run left and taken up later: --save-every, --resume
  *   sheet.c     the sheet of pictures that solve makes
  *   show.c      eval, info, list, net, op: the verbs that show something
  *
@@ -26,6 +29,7 @@ enum {
 
 typedef struct setting {
     char *key, *value;
+    int recorded;       /* it comes from a file, not from the line */
 } setting;
 /* Settings in the order of their first mention; setting a key again replaces its value. */
 typedef struct settings {
@@ -60,12 +64,14 @@ void cmd_poll_stop(int on); /* on: the first interrupt only sets cmd_stop */
 
 double seconds(void);
 void text_add(text *t, const char *format, ...);
+void text_put(text *t, const void *bytes, size_t n);
 const char *settings_get(const settings *s, const char *key);
 int settings_put(cmd *c, settings *s, const char *key, const char *value);
 void settings_drop(settings *s, const char *key); /* "key", or all of "prefix." */
 void settings_free(settings *s);
 /* Reads key=value lines; '#' starts a comment line. */
 int settings_read(cmd *c, const char *path, settings *s);
+int settings_parse(cmd *c, const char *path, char *lines, settings *s); /* lines is cut up */
 
 const char *cmd_get(const cmd *c, const char *key);          /* or NULL */
 const char *cmd_or(cmd *c, const char *key, const char *or); /* makes the default a setting */
@@ -78,6 +84,11 @@ int cmd_fact(cmd *c, const char *key, const char *format, ...);
 
 /* Fails now, not after the work, if an output can't be written; array: an array or picture. */
 int cmd_check_output(cmd *c, const char *key, int array);
+/* Fails if n images of so many channels can't go into that output's format. */
+int cmd_check_shape(cmd *c, const char *key, size_t n, size_t channels);
+/* The settings as lines in one order: options, each followed by its parameters. */
+enum { IN_RECORD, IN_PICTURE, IN_STATE };
+void add_settings(const cmd *c, text *t, int place);
 int cmd_write(cmd *c, const char *key, const io_array *a); /* with the settings in a PNG */
 int cmd_write_record(cmd *c, const di_cost *cost, double spent); /* OUT.run */
 int is_picture_name(const char *path); /* .png .ppm .pgm */
@@ -92,10 +103,14 @@ int input_array(cmd *c, const char *path, io_array *a);
 int input_numbers(cmd *c, const char *key, const char *value, size_t n, double *out);
 
 typedef struct weights {
-    di_net *net;
+    di_net *net;        /* NULL: an exact prior */
+    di_prior *exact;    /* or NULL, if only its shape is wanted */
     int fd;
-    char path[1024];
+    char path[1024];    /* of the file, or the whole name of an exact prior */
+    char what[64];      /* "mixture of 3 Gaussians" */
+    uint32_t crc;
     int in, out;        /* channels */
+    int h, w;           /* an exact prior's only size; 0: any */
     int trained;        /* side of the pictures it was trained at, 0: unknown */
     int multiple;       /* sides are multiples of this */
     int classes;
@@ -104,6 +119,8 @@ int weights_open(cmd *c, const char *name, unsigned flags, weights *w);
 int weights_find(cmd *c, const char *name, char path[1024]);     /* 0 when it is found */
 const char *weights_dir(const cmd *c, int i, char path[1024]);   /* i-th place, or NULL */
 int weights_size(cmd *c, const weights *w, int h, int width);    /* is that size legal? */
+int weights_own_size(cmd *c, const weights *w, int *h, int *width); /* or fails */
+int weights_prior(const weights *w, int h, int width, di_prior **prior); /* a legal one's */
 int input_size(cmd *c, int *h, int *w); /* --size; 0 0 if there is none */
 int input_labels(cmd *c, const weights *w, size_t n, int **labels); /* NULL if it has none */
 
@@ -116,6 +133,12 @@ int input_problem(cmd *c, const settings *record, const char *path, make_spec *s
 /* The solver, its parameters checked; otherwise: the default. needs: DI_NEEDS_PROBLEM or 0. */
 int input_solver(cmd *c, const char *otherwise, unsigned needs, const di_solver **solver);
 int input_params(cmd *c, const di_solver *solver, di_run *run); /* from settings and back */
+
+/* ---- exact.c */
+
+int exact_is(const char *name); /* gauss:... or mixture:... */
+/* Reads and checks the arrays; build: makes w->exact too. */
+int exact_open(cmd *c, const char *name, int build, weights *w);
 
 /* ---- sheet.c */
 

@@ -209,9 +209,9 @@ int weights_open(cmd *c, const char *name, unsigned flags, weights *w)
 {
     struct stat st;
     memset(w, 0, sizeof *w);
-    if (!strncmp(name, "gauss:", 6) || !strncmp(name, "mixture:", 8))
-        return di_fail(c->ctx, DI_EUSAGE, "-w %s: analytic priors are unknown to this version: "
-                       "give a weight file", name);
+    w->fd = -1;
+    if (exact_is(name))
+        return exact_open(c, name, !(flags & DI_NET_HEAD) || cmd_get(c, "solver"), w);
     if (weights_find(c, name, w->path))
         return di_fail(c->ctx, DI_EINPUT, "-w %s: no such file, and no prior of that name: see "
                        "diffinv list priors, or set DIFFINV_WEIGHTS to their folder", name);
@@ -235,12 +235,22 @@ int weights_open(cmd *c, const char *name, unsigned flags, weights *w)
     w->multiple = di_net_multiple(w->net);
     w->trained = meta_int(w->net, "net.image_size");
     w->classes = meta_int(w->net, "net.classes");
-    cmd_fact(c, "info.weights_crc", "%08lx", (unsigned long)di_net_crc(w->net));
-    return 0;
+    w->crc = di_net_crc(w->net);
+    return cmd_fact(c, "info.weights_crc", "%08lx", (unsigned long)w->crc);
+}
+
+int weights_prior(const weights *w, int h, int width, di_prior **prior)
+{
+    *prior = w->exact;
+    return w->exact ? 0 : (int)di_prior_net(w->net, h, width, prior);
 }
 
 int weights_size(cmd *c, const weights *w, int h, int width)
 {
+    if (w->h && (h != w->h || width != w->w))
+        return di_fail(c->ctx, DI_EINPUT, "%dx%d does not suit the prior %s, which knows %dx%d "
+                       "only%s", h, width, w->path, w->h, w->w, cmd_get(c, "input") ?
+                       "; give --fit crop|pad|resize" : "");
     int m = w->multiple, up_h = (h + m - 1) / m * m, up_w = (width + m - 1) / m * m;
     int down_h = h < m ? m : h / m * m, down_w = width < m ? m : width / m * m;
     if (h != up_h || width != up_w)
@@ -252,6 +262,14 @@ int weights_size(cmd *c, const weights *w, int h, int width)
                        "; give --fit crop|pad|resize" :
                        "; measure it again with --fit crop|pad|resize");
     return 0;
+}
+
+int weights_own_size(cmd *c, const weights *w, int *h, int *width)
+{
+    *h = w->h ? w->h : w->trained;
+    *width = w->h ? w->w : w->trained;
+    return *h ? 0 : (int)di_fail(c->ctx, DI_EUSAGE, "%s does not say its size: give --size HxW",
+                                 w->path);
 }
 
 /* ==== Pictures ========================================================================== */
@@ -297,6 +315,10 @@ static int fit_picture(cmd *c, const char *path, const weights *w, io_array *a)
         width = ((int)a->w + up) / m * m;
         if (!strcmp(how, "resize") && w->trained)
             h = width = w->trained;
+        if (w->h) {
+            h = w->h;
+            width = w->w;
+        }
         if (!h || !width)
             return di_fail(c->ctx, DI_EINPUT, "%s: %zux%zu is too small to crop to a multiple "
                            "of %d: use --fit pad or resize", path, a->h, a->w, m);
@@ -429,12 +451,18 @@ int input_params(cmd *c, const di_solver *solver, di_run *run)
     for (int i = 0; !code && i < DI_MAX_PARAM && solver->param[i].key; i++) {
         char key[64];
         snprintf(key, sizeof key, "solver.%s", solver->param[i].key);
-        const char *value = cmd_get(c, key);
+        const char *value = cmd_get(c, key), *sigma = NULL;
         /* The noise level is the problem's business, unless a solver is told otherwise. */
         if (!value && !strcmp(key, "solver.sigma_y"))
-            value = cmd_get(c, "problem.sigma");
+            value = sigma = cmd_get(c, "problem.sigma");
         if (value)
             code = di_run_set(run, solver->param[i].key, value);
+        if (code && sigma) {
+            di_clear(c->ctx);
+            code = di_fail(c->ctx, DI_EUSAGE, "-s %s works with a noise level sigma_y in %s, "
+                           "but the problem has sigma=%s: give sigma_y= after -s %s",
+                           solver->name, solver->param[i].choice, sigma, solver->name);
+        }
         if (!code)
             code = settings_put(c, &c->set, key, di_run_get(run, solver->param[i].key));
     }

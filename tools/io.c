@@ -854,8 +854,9 @@ static const unsigned char PASS[8][4] = {{0, 0, 8, 8}, {4, 0, 8, 8}, {0, 4, 4, 8
                                          {2, 0, 4, 4}, {0, 2, 2, 4}, {1, 0, 2, 2},
                                          {0, 1, 1, 2}, {0, 0, 1, 1}};
 
-static uint32_t crc32_of(uint32_t crc, const unsigned char *p, size_t n)
+uint32_t io_crc32(uint32_t crc, const void *bytes, size_t n)
 {
+    const unsigned char *p = bytes;
     static const uint32_t nibble[16] = {0,          0x1db71064, 0x3b6e20c8, 0x26d930ac,
                                         0x76dc4190, 0x6b6b51f4, 0x4db26158, 0x5005713c,
                                         0xedb88320, 0xf00f9344, 0xd6d6a3e8, 0xcb61b38c,
@@ -928,7 +929,7 @@ static const char *png_chunks(png *d, unsigned char *file, size_t n)
         size_t len = be32(head);
         if (len > n - at - 12)
             return "it ends early, or a chunk's length is damaged";
-        if (crc32_of(0, head + 4, len + 4) != be32(head + 8 + len))
+        if (io_crc32(0, head + 4, len + 4) != be32(head + 8 + len))
             return "a chunk's checksum differs";
         const char *wrong = NULL;
         if (first != !memcmp(head + 4, "IHDR", 4) || (first && len != 13))
@@ -1952,7 +1953,7 @@ static void add_chunk(packer *s, const char *type, const void *p, size_t n)
     add_bytes(s, word, 4);
     add_bytes(s, type, 4);
     add_bytes(s, p, n);
-    put_be32(word, crc32_of(crc32_of(0, (const unsigned char *)type, 4), p, n));
+    put_be32(word, io_crc32(io_crc32(0, (const unsigned char *)type, 4), p, n));
     add_bytes(s, word, 4);
 }
 
@@ -2114,7 +2115,7 @@ static int check_output(const io_array *a, int format, const report *r)
         return fail(r, IO_OUTPUT,
                     "the name says no known format; end it in .npy, .png, .ppm, .pgm or "
                     ".pfm");
-    if (!a->v || !a->n || !a->c || !a->h || !a->w)
+    if (!a->n || !a->c || !a->h || !a->w)
         return fail(r, IO_OUTPUT, "there is nothing to write; give an array that is not empty");
     if (format == AS_NPY)
         return 0;
@@ -2131,6 +2132,12 @@ static int check_output(const io_array *a, int format, const report *r)
         return fail(r, IO_OUTPUT,
                     "a PFM holds one picture and this array %zu; write it as .npy", a->n);
     return 0;
+}
+
+int io_check_write(const char *path, const io_array *a, char *err, size_t errlen)
+{
+    report r = {path, err, errlen};
+    return check_output(a, format_of(path), &r);
 }
 
 int io_write(const char *path, const io_array *a, const char *const *text, char *err,

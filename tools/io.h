@@ -49,6 +49,9 @@ int io_read(io_array *a, const char *path, char *err, size_t errlen);
 int io_write(const char *path, const io_array *a, const char *const *text, char *err,
              size_t errlen);
 
+/* Whether an array of a's shape can be written there; its values are not looked at. */
+int io_check_write(const char *path, const io_array *a, char *err, size_t errlen);
+
 /* The same atomic writing for any bytes. A device or a pipe is written to directly. */
 int io_write_text(const char *path, const char *bytes, size_t len, char *err, size_t errlen);
 
@@ -60,6 +63,9 @@ int io_read_text(const char *path, char **out, size_t *len, size_t cap, char *er
 /* n pictures side by side, near-square, row by row, each pixel zoom x zoom, gap pixels of
  * black (-1) between them: (n,c,h,w) -> (1,c,H,W). IO_MEMORY if that does not fit. */
 int io_grid(io_array *grid, const io_array *a, size_t zoom, size_t gap);
+
+/* CRC-32 (that of PNG and zip) of n bytes more; begin with 0. */
+uint32_t io_crc32(uint32_t crc, const void *bytes, size_t n);
 
 /* Removes the temporary file under way, if any: for signal and exit handlers
  * (async-signal-safe, it calls unlink only). */

@@ -7,8 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "io.h"
-
 /* ==== Numbers as text ======================================================================
 
    The C library's parsers skip blanks, accept hexadecimal and follow the locale, so a setting
@@ -291,6 +289,9 @@ static const make_kind kinds[] = {
      {{"size", "61", "1..511 int", "side of the kernel, odd (DPS)"},
       {"std", "3", "0.01..100", "its standard deviation in pixels (DPS)"},
       NOISE}},
+    {"matrix", "any linear map: y = A x, x as one column", "exact adjoint", 1, 1,
+     {{"a", "", "an NPY file (m,d), d = C*H*W", "required; one row a measurement"},
+      NOISE}},
 };
 enum { KINDS = sizeof kinds / sizeof kinds[0] };
 
@@ -390,10 +391,69 @@ double make_sigma(const make_spec *spec)
     return number(spec, "sigma");
 }
 
+/* A of a matrix problem: (1,1,m,d), for the caller to free. */
+static di_status read_matrix(di_ctx *ctx, const make_spec *spec, io_array *a)
+{
+    const char *path = make_get(spec, "a");
+    char err[400];
+    memset(a, 0, sizeof *a);
+    if (!*path)
+        return di_fail(ctx, DI_EUSAGE, "problem matrix needs a matrix: a=A.npy");
+    int code = io_read(a, path, err, sizeof err);
+    if (code)
+        return di_fail(ctx, (di_status)code, "%s", err);
+    const char *wrong = NULL;
+    if (a->picture)
+        wrong = "is a picture or a uint8 array, which is read as [-1,1]: save it as float32";
+    else if (a->n != 1 || a->c != 1)
+        wrong = "has more than two dimensions: give a matrix (m,d)";
+    else if (a->h > 1 << 16 || a->w > 1 << 16)
+        wrong = "is larger than 65536 a side";
+    else if (!di_finite(a->v, a->h * a->w))
+        wrong = "holds NaN or infinity";
+    if (!wrong)
+        return DI_OK;
+    io_free(a);
+    return di_fail(ctx, DI_EINPUT, "%s %s", path, wrong);
+}
+
+static di_status problem_matrix(di_ctx *ctx, const make_spec *spec, int c, int h, int w,
+                                di_problem **problem)
+{
+    io_array a;
+    di_status s = read_matrix(ctx, spec, &a);
+    if (!s && a.w != (size_t)c * (size_t)h * (size_t)w)
+        s = di_fail(ctx, DI_EINPUT, "%s is %zux%zu, an image of %dx%dx%d has %zu values: give "
+                    "a matrix with as many columns", make_get(spec, "a"), a.h, a.w, c, h, w,
+                    (size_t)c * (size_t)h * (size_t)w);
+    if (!s)
+        s = di_problem_matrix(ctx, c, h, w, (int)a.h, a.v, problem);
+    io_free(&a);
+    return s;
+}
+
+di_status make_check_measurement(di_ctx *ctx, const di_problem *p, const char *path,
+                                 const io_array *y)
+{
+    if (y->c == (size_t)p->y[0] && y->h == (size_t)p->y[1] && y->w == (size_t)p->y[2])
+        return DI_OK;
+    return di_fail(ctx, DI_EINPUT, "%s is %zux%zux%zu, problem %s measures %dx%dx%d: measure "
+                   "the picture again", path, y->c, y->h, y->w, p->name, p->y[0], p->y[1],
+                   p->y[2]);
+}
+
 di_status make_image_shape(di_ctx *ctx, const make_spec *spec, const int y[3], int x[3])
 {
     for (int i = 0; i < 3; i++)
         x[i] = y[i];
+    if (!strcmp(spec->kind->name, "matrix")) {
+        io_array a;
+        di_status s = read_matrix(ctx, spec, &a);
+        x[0] = x[1] = 1;
+        x[2] = s ? 0 : (int)a.w;
+        io_free(&a);
+        return s;
+    }
     if (strcmp(spec->kind->name, "sr"))
         return DI_OK;
     int factor = (int)number(spec, "factor");
@@ -464,5 +524,7 @@ di_status make_problem(di_ctx *ctx, const make_spec *spec, int c, int h, int w,
         return problem_sr(ctx, spec, c, h, w, problem);
     if (!strcmp(name, "gblur"))
         return problem_gblur(ctx, spec, c, h, w, problem);
+    if (!strcmp(name, "matrix"))
+        return problem_matrix(ctx, spec, c, h, w, problem);
     return di_problem_denoise(ctx, c, h, w, problem);
 }

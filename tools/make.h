@@ -6,7 +6,7 @@
 #ifndef MAKE_H
 #define MAKE_H
 
-#include "../diffinv.h"
+#include "io.h"
 
 enum { MAKE_PARAMS = 8 };
 
@@ -41,8 +41,11 @@ const char *make_get(const make_spec *spec, const char *key); /* with defaults; 
 int make_given(const make_spec *spec, const char *key);       /* whether it was set */
 double make_sigma(const make_spec *spec);                     /* on [-1,1] */
 
-/* The shape x of the images that have measurements of shape y. */
+/* The shape x of the images that have measurements of shape y; (1,1,d) for a matrix. */
 di_status make_image_shape(di_ctx *ctx, const make_spec *spec, const int y[3], int x[3]);
+/* Fails if y does not have the shape of the problem's measurements. */
+di_status make_check_measurement(di_ctx *ctx, const di_problem *p, const char *path,
+                                 const io_array *y);
 di_status make_problem(di_ctx *ctx, const make_spec *spec, int c, int h, int w,
                        di_problem **problem);
 

@@ -34,11 +34,6 @@ double pic_psnr_piq(const di_real *x, const di_real *ref, size_t count)
     return -10.0 * log10(mean_square(x, ref, count) + 1e-8);
 }
 
-double pic_psnr(const di_real *x, const di_real *ref, size_t count)
-{
-    return -10.0 * log10(mean_square(x, ref, count));
-}
-
 double pic_relative_l2(const di_real *x, const di_real *ref, size_t count)
 {
     double above = 0.0, below = 0.0;

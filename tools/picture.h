@@ -5,7 +5,7 @@
  * images are the caller's.
  *
  *   pic_psnr_piq     -10 log10(mse + 1e-8)       piq: DAPS, InverseBench; at most 80 dB
- *   pic_psnr         -10 log10(mse)              skimage: DPS, DMPlug; infinite if equal
+ *   di_psnr          -10 log10(mse)              skimage: DPS, DMPlug; the library's
  *   pic_ssim_piq     11x11 Gaussian, sigma 1.5, valid windows, population moments, after
  *                    average pooling by max(1, round(min(H,W)/256))
  *   pic_ssim         skimage's default: 7x7 uniform, sample covariance (49/48), valid windows
@@ -20,7 +20,6 @@
 #include "io.h"
 
 double pic_psnr_piq(const di_real *x, const di_real *ref, size_t count);
-double pic_psnr(const di_real *x, const di_real *ref, size_t count);
 
 /* x, ref: (c,h,w). NAN if the image (after pooling) is smaller than the window or memory
  * ends. */

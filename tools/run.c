@@ -1,246 +1,11 @@
 /* run.c - measure, solve, sample: the verbs that run something long */
 #define _XOPEN_SOURCE 700
-#include "cmd.h"
+#include "job.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-/* ==== A run ================================================================================
-
-   What a verb of this file gathers, in this order: settings, places of outputs, weights,
-   inputs, and last the long work. What is missing or wrong shows before the work starts. */
-
-typedef struct job {
-    cmd *c;
-    const di_solver *solver;
-    make_spec spec;
-    uint64_t seed;
-    int samples;            /* wanted, of each measurement */
-    weights w;
-    di_problem *problem;
-    di_prior *prior;
-    di_run *run;
-    io_array y, truth, noise, out;
-    float *normals;         /* of --noise */
-    int *labels;
-    size_t image, images;   /* under way, in all */
-    size_t batch;           /* images of one call */
-    double began;           /* the current call */
-    int shown, tty, steps;  /* last tenth shown; progress is rewritten; steps of the run done */
-    text trace;
-    di_cost cost;
-} job;
-
-static void job_close(job *j)
-{
-    io_free(&j->y);
-    io_free(&j->truth);
-    io_free(&j->noise);
-    io_free(&j->out);
-    free(j->normals);
-    free(j->labels);
-    free(j->trace.s);
-}
-
-static size_t image_size(const di_prior *p)
-{
-    return (size_t)p->c * (size_t)p->h * (size_t)p->w;
-}
-
-static size_t measurement_size(const di_problem *p)
-{
-    return (size_t)p->y[0] * (size_t)p->y[1] * (size_t)p->y[2];
-}
-
-static int no_memory(cmd *c, const char *what)
-{
-    return di_fail(c->ctx, DI_EMEMORY, "no memory for %s: use a smaller --size or -n", what);
-}
-
-/* ---- Progress and trace ---- */
-
-static void show_progress(job *j, const di_step *s)
-{
-    cmd *c = j->c;
-    double passed = seconds() - j->began;
-    double calls = (double)(j->images - j->image) / (double)j->batch;
-    double left = passed / s->step * (s->steps * ceil(calls) - s->step);
-    char which[48] = "", fit[48] = "";
-    int tenth = (int)(10.0 * s->step / s->steps);
-    if (c->quiet || (!j->tty && tenth == j->shown && !c->verbose))
-        return;
-    j->shown = tenth;
-    size_t last = j->image + j->batch < j->images ? j->image + j->batch : j->images;
-    if (j->batch > 1)
-        snprintf(which, sizeof which, "images %zu-%zu of %zu, ", j->image + 1, last, j->images);
-    else if (j->images > 1)
-        snprintf(which, sizeof which, "image %zu of %zu, ", j->image + 1, j->images);
-    double sigma = j->problem ? make_sigma(&j->spec) : 0;
-    if (s->residual >= 0 && sigma > 0)
-        snprintf(fit, sizeof fit, ", residual/sigma %.2f", s->residual / sigma);
-    else if (s->residual >= 0)
-        snprintf(fit, sizeof fit, ", residual %.4g", s->residual);
-    fprintf(stderr, "%s%s: %sstep %d/%d, noise %.3g%s, %.0f s left%s", j->tty ? "\r" : "",
-            j->solver->name, which, s->step, s->steps, s->sigma, fit, left,
-            j->tty ? "\033[K" : "\n");
-    fflush(stderr);
-}
-
-static void end_progress(const job *j)
-{
-    if (j->tty && !j->c->quiet)
-        fputs("\r\033[K", stderr);
-}
-
-static int report(void *user, const di_step *s)
-{
-    job *j = user;
-    size_t n = image_size(j->prior);
-    j->steps = s->step;
-    if (cmd_get(j->c, "trace")) {
-        if (!j->trace.n)
-            text_add(&j->trace, "image\tstep\tt\tnoise%s%s\n", j->problem ? "\tresidual" : "",
-                     j->truth.v ? "\tpsnr" : "");
-        text_add(&j->trace, "%zu\t%d\t%.6g\t%.6g", j->image, s->step, s->t, s->sigma);
-        if (j->problem)
-            text_add(&j->trace, "\t%.6g", s->residual);
-        if (j->truth.v) {
-            size_t k = j->truth.n > 1 ? j->image / (size_t)j->samples : 0;
-            text_add(&j->trace, "\t%.4f", pic_psnr(s->x0, j->truth.v + k * n, n));
-        }
-        text_add(&j->trace, "\n");
-    }
-    show_progress(j, s);
-    return cmd_stop != 0;
-}
-
-/* ---- Preparation that solve and sample share ---- */
-
-static int open_run(job *j, int h, int w)
-{
-    cmd *c = j->c;
-    int code = weights_size(c, &j->w, h, w);
-    if (!code)
-        code = di_prior_net(j->w.net, h, w, &j->prior);
-    if (!code)
-        code = di_run_open(c->ctx, j->solver, j->prior, j->problem, &j->run);
-    if (!code)
-        code = input_params(c, j->solver, j->run);
-    if (code)
-        return code;
-    if (j->w.trained && (h != j->w.trained || w != j->w.trained))
-        cmd_note(c, "%s was trained at %dx%d; at %dx%d it may do worse", j->w.path,
-                 j->w.trained, j->w.trained, h, w);
-    di_run_report(j->run, report, j);
-    j->tty = isatty(2);
-    j->shown = -1;
-    code = cmd_fact(c, "info.image", "%dx%dx%d", j->prior->c, h, w);
-    cmd_detail(c, "%s, %s, %d thread%s; working memory %.1f MiB", j->w.path, di_isa(c->ctx),
-               c->ctx->threads, c->ctx->threads == 1 ? "" : "s",
-               (double)di_run_bytes(j->run, j->batch) / 1048576);
-    return code;
-}
-
-static int open_noise(job *j)
-{
-    cmd *c = j->c;
-    const char *path = cmd_get(c, "noise");
-    if (!path)
-        return 0;
-    if (j->images != 1)
-        return di_fail(c->ctx, DI_EUSAGE, "--noise replays one run: it goes with -n 1 and one "
-                       "measurement");
-    int code = input_array(c, path, &j->noise);
-    if (code)
-        return code;
-    size_t n = j->noise.n * j->noise.c * j->noise.h * j->noise.w;
-    j->normals = malloc((n ? n : 1) * sizeof *j->normals);
-    if (!j->normals)
-        return no_memory(c, "the noise file");
-    for (size_t i = 0; i < n; i++)
-        j->normals[i] = (float)j->noise.v[i];
-    di_run_noise(j->run, j->normals, n);
-    return 0;
-}
-
-/* Images image..image+n-1 into j->out; *done counts those that hold a result. */
-static int go(job *j, const di_real *y, size_t n, size_t *done)
-{
-    cmd *c = j->c;
-    j->began = seconds();
-    j->shown = -1;
-    j->steps = 0;
-    j->prior->label = j->labels ? j->labels + j->image : NULL;
-    di_status s = di_run_go(j->run, y, j->seed, j->image, n,
-                            j->out.v + j->image * image_size(j->prior));
-    end_progress(j);
-    di_cost cost = di_run_cost(j->run);
-    j->cost.net += cost.net;
-    j->cost.net_vjp += cost.net_vjp;
-    j->cost.apply += cost.apply;
-    j->cost.apply_vjp += cost.apply_vjp;
-    if (!s || (s == DI_EINTERRUPTED && j->steps))
-        *done = j->image + n;
-    if (j->normals && !s) {
-        size_t left = j->noise.n * j->noise.c * j->noise.h * j->noise.w -
-                      di_run_noise_used(j->run);
-        cmd_note(c, "%s: %zu normals used, %zu left over", cmd_get(c, "noise"),
-                 di_run_noise_used(j->run), left);
-        cmd_fact(c, "info.noise_left", "%zu", left);
-    }
-    return s;
-}
-
-/* Many pictures in one file become a grid that a person can look at. */
-static int write_result(cmd *c, const io_array *a)
-{
-    io_array grid;
-    if (a->n == 1 || !is_picture_name(cmd_get(c, "output")))
-        return cmd_write(c, "output", a);
-    if (pic_grid(&grid, a))
-        return no_memory(c, "the grid");
-    int code = cmd_write(c, "output", &grid);
-    io_free(&grid);
-    return code;
-}
-
-static int write_trace(job *j)
-{
-    char err[400];
-    const char *path = cmd_get(j->c, "trace");
-    if (!path || !j->trace.n)
-        return 0;
-    if (j->trace.failed)
-        return no_memory(j->c, "the trace");
-    return cmd_io(j->c, io_write_text(path, j->trace.s, j->trace.n, err, sizeof err), err);
-}
-
-/* Outputs of a run that ended well (code 0) or was interrupted with `done` images begun. */
-static int finish(job *j, int code, size_t done)
-{
-    cmd *c = j->c;
-    if (code && (code != DI_EINTERRUPTED || !done))
-        return code;
-    cmd_poll_stop(0);
-    j->out.n = done;
-    cmd_fact(c, "info.status", code ? "interrupted" : "complete");
-    if (code) {
-        cmd_fact(c, "info.interrupted", "image %zu step %d", j->image + 1, j->steps);
-        di_clear(c->ctx);
-    }
-    int failed = write_result(c, &j->out);
-    if (!failed)
-        failed = write_trace(j);
-    if (!failed)
-        failed = cmd_write_record(c, &j->cost, seconds() - c->start);
-    if (failed || !code)
-        return failed;
-    return di_fail(c->ctx, DI_EINTERRUPTED, "interrupted at step %d%s: the estimate so far is "
-                   "in %s", j->steps, j->images > 1 ? " of an image" : "",
-                   cmd_get(c, "output"));
-}
 
 /* ==== measure ==============================================================================
 
@@ -357,9 +122,6 @@ static int solve_settings(job *j)
     if (y && cmd_get(c, "input"))
         return di_fail(c->ctx, DI_EUSAGE, "-y and -i together: give the measurement, or the "
                        "picture to measure");
-    if (y && (cmd_get(c, "size") || cmd_get(c, "fit")))
-        return di_fail(c->ctx, DI_EUSAGE, "--size and --fit belong to a picture (-i): the "
-                       "measurement -y has its size");
     int code = cmd_need(c, "output", &out) ||
                input_solver(c, "dps", DI_NEEDS_PROBLEM, &j->solver);
     if (!code && y)
@@ -367,18 +129,56 @@ static int solve_settings(job *j)
     if (!code)
         code = input_problem(c, record.n ? &record : NULL, path, &j->spec);
     settings_free(&record);
+    /* What a matrix measures tells nothing of the image's size. */
+    if (!code && y && (cmd_get(c, "fit") ||
+                       (cmd_get(c, "size") && strcmp(j->spec.kind->name, "matrix"))))
+        return di_fail(c->ctx, DI_EUSAGE, "--size and --fit belong to a picture (-i): the "
+                       "measurement -y has its size");
     if (!code)
         code = input_seed(c, &j->seed) ||
                input_int(c, "samples", "1", 1, 1 << 20, &j->samples) || input_machine(c);
     return code;
 }
 
-static int check_outputs(cmd *c)
+/* -i: a picture to measure now, which is the truth too. */
+static int measure_input(job *j)
 {
-    int code = cmd_check_output(c, "output", 1);
+    cmd *c = j->c;
+    io_array picture;
+    int code = input_pictures(c, cmd_get(c, "input"), &j->w, &picture);
+    if (code)
+        return code;
+    code = make_problem(c->ctx, &j->spec, (int)picture.c, (int)picture.h, (int)picture.w,
+                        &j->problem);
     if (!code)
-        code = cmd_check_output(c, "sheet", 1);
-    return code ? code : cmd_check_output(c, "trace", 0);
+        code = measure_all(c, j->problem, make_sigma(&j->spec), j->seed, &picture, &j->y);
+    if (!code)
+        cmd_note(c, "measured %s with noise from --seed %s", cmd_get(c, "input"),
+                 cmd_get(c, "seed"));
+    if (!code && !cmd_get(c, "truth"))
+        j->truth = picture;
+    else
+        io_free(&picture);
+    return code;
+}
+
+/* The shape x of the images that y measures: it follows from y's, but for a matrix, where it is
+   the prior's. */
+static int measured_shape(job *j, const char *path, int x[3])
+{
+    cmd *c = j->c;
+    int shape[3] = {(int)j->y.c, (int)j->y.h, (int)j->y.w};
+    x[0] = j->w.in;
+    if (!strcmp(j->spec.kind->name, "matrix")) {
+        if (input_size(c, &x[1], &x[2]))
+            return DI_EUSAGE;
+        return x[1] ? 0 : weights_own_size(c, &j->w, &x[1], &x[2]);
+    }
+    if (j->y.c != (size_t)j->w.in)
+        return di_fail(c->ctx, DI_EINPUT, "%s has %zu channel%s, the prior %s makes %d: "
+                       "measure the picture again with -w %s", path, j->y.c, j->y.c == 1 ?
+                       "" : "s", cmd_get(c, "weights"), j->w.in, cmd_get(c, "weights"));
+    return make_image_shape(c->ctx, &j->spec, shape, x);
 }
 
 /* y from -y, or measured from -i; then the problem. */
@@ -386,45 +186,27 @@ static int solve_measurement(job *j)
 {
     cmd *c = j->c;
     const char *path = cmd_get(c, "measurement");
-    int shape[3], x[3], code;
-    if (!path) {
-        io_array picture;
-        code = input_pictures(c, cmd_get(c, "input"), &j->w, &picture);
-        if (code)
-            return code;
-        code = make_problem(c->ctx, &j->spec, (int)picture.c, (int)picture.h, (int)picture.w,
-                            &j->problem);
-        if (!code)
-            code = measure_all(c, j->problem, make_sigma(&j->spec), j->seed, &picture, &j->y);
-        if (!code)
-            cmd_note(c, "measured %s with noise from --seed %s", cmd_get(c, "input"),
-                     cmd_get(c, "seed"));
-        if (!code && !cmd_get(c, "truth"))
-            j->truth = picture;
-        else
-            io_free(&picture);
-        return code;
-    }
-    code = input_array(c, path, &j->y);
+    int x[3];
+    if (!path)
+        return measure_input(j);
+    int code = input_array(c, path, &j->y);
     if (code)
         return code;
-    if (j->y.picture)
+    const io_array *y = &j->y;
+    if (y->picture)
         cmd_note(c, "%s is a picture, rounded to 8 bits; measure into .npy for exact values",
                  path);
-    if (j->y.c != (size_t)j->w.in)
-        return di_fail(c->ctx, DI_EINPUT, "%s has %zu channel%s, the prior %s makes %d: "
-                       "measure the picture again with -w %s", path, j->y.c, j->y.c == 1 ?
-                       "" : "s", cmd_get(c, "weights"), j->w.in, cmd_get(c, "weights"));
-    if (j->y.h > 1 << 16 || j->y.w > 1 << 16)
+    if (y->c > 1 << 16 || y->h > 1 << 16 || y->w > 1 << 16)
         return di_fail(c->ctx, DI_EINPUT, "%s: %zux%zu is larger than 65536 a side", path,
-                       j->y.h, j->y.w);
-    shape[0] = (int)j->y.c;
-    shape[1] = (int)j->y.h;
-    shape[2] = (int)j->y.w;
-    code = make_image_shape(c->ctx, &j->spec, shape, x);
+                       y->h, y->w);
+    code = measured_shape(j, path, x);
     if (!code)
         code = weights_size(c, &j->w, x[1], x[2]);
-    return code ? code : (int)make_problem(c->ctx, &j->spec, x[0], x[1], x[2], &j->problem);
+    if (!code)
+        code = make_problem(c->ctx, &j->spec, x[0], x[1], x[2], &j->problem);
+    if (!code)
+        code = make_check_measurement(c->ctx, j->problem, path, y);
+    return code;
 }
 
 static int solve_truth(job *j)
@@ -448,9 +230,11 @@ static int solve_truth(job *j)
     return 0;
 }
 
-/* One line of the result for image i, and sums for the mean line. */
-static void print_line(job *j, size_t i, const di_cost *cost, double spent, double sum[4])
+/* One line of the result for the image just done, and sums for the mean line. */
+static void print_line(job *j)
 {
+    size_t i = (size_t)j->at.image;
+    di_cost cost = di_run_cost(j->run);
     const di_real *x = j->out.v + i * image_size(j->prior);
     size_t k = i / (size_t)j->samples, m = measurement_size(j->problem);
     size_t c = (size_t)j->prior->c, h = (size_t)j->prior->h, w = (size_t)j->prior->w;
@@ -461,44 +245,45 @@ static void print_line(job *j, size_t i, const di_cost *cost, double spent, doub
     free(work);
     if (j->truth.v) {
         const di_real *t = j->truth.v + (j->truth.n > 1 ? k : 0) * c * h * w;
-        v[1] = pic_psnr(x, t, c * h * w);
+        v[1] = di_psnr(x, t, c * h * w);
         v[2] = pic_ssim_piq(x, t, c, h, w);
         v[3] = pic_ssim(x, t, c, h, w);
+        char oracle[64] = "";
+        if (j->oracle)
+            snprintf(oracle, sizeof oracle, "\t%llu of %llu",
+                     (unsigned long long)j->at.best_step, (unsigned long long)j->at.step);
         if (!i)
-            printf("image\tresidual\tpsnr\tssim_piq\tssim_skimage\n");
-        printf("%zu\t%.6g\t%.4f\t%.4f\t%.4f\n", i, v[0], v[1], v[2], v[3]);
+            job_print(j, "image\tresidual\tpsnr\tssim_piq\tssim_skimage%s\n",
+                      j->oracle ? "\toracle_iterate" : "");
+        job_print(j, "%zu\t%.6g\t%.4f\t%.4f\t%.4f%s\n", i, v[0], v[1], v[2], v[3], oracle);
     } else {
         if (!i)
-            printf("image\tresidual\tnet\tnet_vjp\tapply\tapply_vjp\tseconds\n");
-        printf("%zu\t%.6g\t%llu\t%llu\t%llu\t%llu\t%.2f\n", i, v[0],
-               (unsigned long long)cost->net, (unsigned long long)cost->net_vjp,
-               (unsigned long long)cost->apply, (unsigned long long)cost->apply_vjp, spent);
+            job_print(j, "image\tresidual\tnet\tnet_vjp\tapply\tapply_vjp\tseconds\n");
+        job_print(j, "%zu\t%.6g\t%llu\t%llu\t%llu\t%llu\t%.2f\n", i, v[0],
+                  (unsigned long long)cost.net, (unsigned long long)cost.net_vjp,
+                  (unsigned long long)cost.apply, (unsigned long long)cost.apply_vjp,
+                  j->at.call_seconds + seconds() - j->began);
     }
     for (int q = 0; q < 4; q++)
-        sum[q] += v[q];
-    fflush(stdout);
+        j->at.sum[q] += v[q];
 }
 
 static int solve_all(job *j, size_t *done)
 {
     cmd *c = j->c;
-    double sum[4] = {0, 0, 0, 0};
     size_t m = measurement_size(j->problem);
+    const double *sum = j->at.sum, n = (double)j->images;
     int code = 0;
-    for (j->image = 0; !code && j->image < j->images; ) {
-        code = go(j, j->y.v + j->image / (size_t)j->samples * m, 1, done);
+    while (!code && j->at.image < j->images) {
+        code = job_go(j, j->y.v + j->at.image / (size_t)j->samples * m, 1, done);
         if (code)
-            break;
-        di_cost cost = di_run_cost(j->run);
-        print_line(j, j->image, &cost, seconds() - j->began, sum);
-        j->image++;
+            return code;
+        print_line(j);
+        job_next(j, 1);
     }
-    if (code || !j->images)
-        return code;
-    double n = (double)j->images;
     if (j->images > 1 && j->truth.v)
-        printf("mean\t%.6g\t%.4f\t%.4f\t%.4f\n", sum[0] / n, sum[1] / n, sum[2] / n, sum[3] /
-               n);
+        job_print(j, "mean\t%.6g\t%.4f\t%.4f\t%.4f%s\n", sum[0] / n, sum[1] / n, sum[2] / n,
+                  sum[3] / n, j->oracle ? "\t-" : "");
     code = cmd_fact(c, "info.residual", "%.6g", sum[0] / n);
     if (!code && j->truth.v)
         code = cmd_fact(c, "info.psnr", "%.4f", sum[1] / n);
@@ -511,7 +296,7 @@ static int run_solve(job *j)
     size_t done = 0;
     int code = solve_settings(j);
     if (!code)
-        code = check_outputs(c);
+        code = job_outputs(j);
     if (!code)
         code = weights_open(c, cmd_or(c, "weights", "portraits64"), 0, &j->w);
     if (!code)
@@ -524,17 +309,12 @@ static int run_solve(job *j)
     j->batch = 1;
     code = input_labels(c, &j->w, j->images, &j->labels);
     if (!code)
-        code = open_run(j, j->problem->x[1], j->problem->x[2]);
-    if (!code)
-        code = open_noise(j);
+        code = job_open(j, j->problem->x[1], j->problem->x[2]);
     if (code)
         return code;
-    if (io_make(&j->out, j->images, (size_t)j->prior->c, (size_t)j->prior->h,
-                (size_t)j->prior->w))
-        return no_memory(c, "the results");
     cmd_poll_stop(1);
     code = solve_all(j, &done);
-    code = finish(j, code, done);
+    code = job_finish(j, code, done);
     if (!code) {
         char title[80];
         const char *steps = cmd_get(c, "solver.steps");
@@ -572,39 +352,32 @@ static int run_sample(job *j)
                         input_seed(c, &j->seed) || input_int(c, "samples", "1", 1, 1 << 20,
                         &j->samples) || input_size(c, &h, &w) || input_machine(c);
     if (!code)
-        code = check_outputs(c);
+        code = job_outputs(j);
     if (!code)
         code = weights_open(c, cmd_or(c, "weights", "portraits64"), 0, &j->w);
     if (code)
         return code;
-    if (!h && !j->w.trained)
-        return di_fail(c->ctx, DI_EUSAGE, "%s does not say its size: give --size HxW",
-                       j->w.path);
-    if (!h)
-        h = w = j->w.trained;
+    if (!h && weights_own_size(c, &j->w, &h, &w))
+        return DI_EUSAGE;
     j->images = (size_t)j->samples;
-    j->batch = j->images < BATCH ? j->images : BATCH;
+    j->batch = j->solver->needs & DI_ONE_BY_ONE ? 1 : j->images < BATCH ? j->images : BATCH;
     code = input_labels(c, &j->w, j->images, &j->labels);
     if (!code)
-        code = open_run(j, h, w);
-    if (!code)
-        code = open_noise(j);
+        code = job_open(j, h, w);
     if (code)
         return code;
-    if (io_make(&j->out, j->images, (size_t)j->prior->c, (size_t)h, (size_t)w))
-        return no_memory(c, "the samples");
     j->out.picture = 1;
     cmd_poll_stop(1);
-    for (j->image = 0; !code && j->image < j->images; ) {
-        size_t n = j->images - j->image < j->batch ? j->images - j->image : j->batch;
-        code = go(j, NULL, n, &done);
+    while (!code && j->at.image < j->images) {
+        size_t left = j->images - (size_t)j->at.image, n = left < j->batch ? left : j->batch;
+        code = job_go(j, NULL, n, &done);
         if (!code)
-            j->image += n;
+            job_next(j, n);
     }
     if (!code)
         printf("samples\tnet\tseconds\n%zu\t%llu\t%.2f\n", j->images,
-               (unsigned long long)j->cost.net, seconds() - c->start);
-    return finish(j, code, done);
+               (unsigned long long)j->at.cost.net, j->at.seconds + seconds() - c->start);
+    return job_finish(j, code, done);
 }
 
 int verb_sample(cmd *c)

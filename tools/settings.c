@@ -20,30 +20,48 @@ double seconds(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* Makes room for n bytes more and a NUL; 0 on success. */
+static int text_room(text *t, size_t n)
+{
+    if (t->failed || n > SIZE_MAX / 4 - t->n)
+        t->failed = 1;
+    if (t->failed || t->n + n + 1 <= t->cap)
+        return t->failed;
+    size_t cap = t->cap + t->cap / 2 + n + 256;
+    char *s = realloc(t->s, cap);
+    if (!s) {
+        t->failed = 1;
+        return 1;
+    }
+    t->s = s;
+    t->cap = cap;
+    return 0;
+}
+
 void text_add(text *t, const char *format, ...)
 {
     va_list ap;
     va_start(ap, format);
     int need = vsnprintf(NULL, 0, format, ap);
     va_end(ap);
-    if (need < 0 || t->failed) {
+    if (need < 0)
         t->failed = 1;
+    if (text_room(t, need < 0 ? 0 : (size_t)need))
         return;
-    }
-    if (t->n + (size_t)need + 1 > t->cap) {
-        size_t cap = 2 * t->cap + (size_t)need + 256;
-        char *s = realloc(t->s, cap);
-        if (!s) {
-            t->failed = 1;
-            return;
-        }
-        t->s = s;
-        t->cap = cap;
-    }
     va_start(ap, format);
     vsnprintf(t->s + t->n, t->cap - t->n, format, ap);
     va_end(ap);
     t->n += (size_t)need;
+}
+
+void text_put(text *t, const void *bytes, size_t n)
+{
+    if (text_room(t, n))
+        return;
+    if (n)
+        memcpy(t->s + t->n, bytes, n);
+    t->n += n;
+    t->s[t->n] = 0;
 }
 
 static void say(const char *format, va_list ap)
@@ -116,6 +134,7 @@ int settings_put(cmd *c, settings *s, const char *key, const char *value)
         if (!strcmp(s->item[i].key, key)) {
             free(s->item[i].value);
             s->item[i].value = v;
+            s->item[i].recorded = 0;
             return 0;
         }
     }
@@ -134,6 +153,7 @@ int settings_put(cmd *c, settings *s, const char *key, const char *value)
         return no_memory(c);
     }
     s->item[s->n].key = k;
+    s->item[s->n].recorded = 0;
     s->item[s->n++].value = v;
     return 0;
 }
@@ -164,16 +184,10 @@ void settings_drop(settings *s, const char *key)
     s->n = kept;
 }
 
-int settings_read(cmd *c, const char *path, settings *s)
+int settings_parse(cmd *c, const char *path, char *lines, settings *s)
 {
-    char err[400], *bytes;
-    size_t len;
-    int code = io_read_text(path, &bytes, &len, 1 << 20, err, sizeof err), line = 0;
-    if (code)
-        return cmd_io(c, code, err);
-    if (memchr(bytes, 0, len))
-        code = di_fail(c->ctx, DI_EINPUT, "%s: not a settings file: it holds NUL bytes", path);
-    for (char *p = bytes, *next; !code && *p; p = next) {
+    int code = 0, line = 0;
+    for (char *p = lines, *next; !code && *p; p = next) {
         line++;
         size_t n = strcspn(p, "\n");
         next = p + n + (p[n] == '\n');
@@ -190,6 +204,20 @@ int settings_read(cmd *c, const char *path, settings *s)
         *eq = 0;
         code = settings_put(c, s, p, eq + 1);
     }
+    return code;
+}
+
+int settings_read(cmd *c, const char *path, settings *s)
+{
+    char err[400], *bytes;
+    size_t len;
+    int code = io_read_text(path, &bytes, &len, 1 << 20, err, sizeof err);
+    if (code)
+        return cmd_io(c, code, err);
+    if (memchr(bytes, 0, len))
+        code = di_fail(c->ctx, DI_EINPUT, "%s: not a settings file: it holds NUL bytes", path);
+    if (!code)
+        code = settings_parse(c, path, bytes, s);
     free(bytes);
     return code;
 }
@@ -262,6 +290,9 @@ static const option options[] = {
     {"--sheet", "sheet", 1, V_SOLVE, "a file"},
     {"--under", "under", 1, V_SOLVE, "an earlier sheet"},
     {"--trace", "trace", 1, V_SOLVE | V_SAMPLE, "a file"},
+    {"--oracle", "oracle", 0, V_SOLVE, ""},
+    {"--save-every", "save-every", 1, V_SOLVE | V_SAMPLE, "a number of steps"},
+    {"--resume", "resume", 0, V_SOLVE | V_SAMPLE, ""},
     {"--defaults", "defaults", 0, V_LIST, ""},
     {"-q", "quiet", 0, V_ALL, ""},
     {"-v", "verbose", 0, V_ALL, ""},
@@ -270,19 +301,25 @@ static const option options[] = {
 };
 enum { OPTIONS = sizeof options / sizeof options[0] };
 
-/* What a record leaves out, and what in a PNG would make equal pictures differ. */
-static int recorded(const option *o, int in_picture)
+static int among(const char *key, const char *const *keys)
 {
-    static const char *const never[] = {"quiet", "verbose", "help", "version", "defaults"};
+    while (*keys && strcmp(*keys, key))
+        keys++;
+    return *keys != NULL;
+}
+
+/* What a record leaves out; what in a PNG would make equal pictures differ; what may differ
+   between a run and its continuation. */
+static int recorded(const option *o, int place)
+{
+    static const char *const never[] = {"quiet", "verbose", "help", "version", "defaults",
+                                        "resume", NULL};
     static const char *const outside[] = {"threads", "isa", "truth", "output", "gx", "sheet",
-                                          "under", "trace", "simple"};
-    for (size_t i = 0; i < sizeof never / sizeof never[0]; i++)
-        if (!strcmp(o->key, never[i]))
-            return 0;
-    for (size_t i = 0; in_picture && i < sizeof outside / sizeof outside[0]; i++)
-        if (!strcmp(o->key, outside[i]))
-            return 0;
-    return 1;
+                                          "under", "trace", "simple", "save-every", NULL};
+    static const char *const free_to_change[] = {"threads", "isa", "output", "sheet", "under",
+                                                 "save-every", NULL};
+    return !among(o->key, never) && !(place == IN_PICTURE && among(o->key, outside)) &&
+           !(place == IN_STATE && among(o->key, free_to_change));
 }
 
 static int unknown_option(cmd *c, const char *flag)
@@ -305,7 +342,7 @@ static int unknown_key(cmd *c, const char *key, const char *path)
     const char *words[OPTIONS];
     int n = 0;
     for (int i = 0; i < OPTIONS; i++)
-        if ((options[i].verbs & c->bit) && recorded(&options[i], 0))
+        if ((options[i].verbs & c->bit) && recorded(&options[i], IN_RECORD))
             words[n++] = options[i].key;
     if (!n)
         return di_fail(c->ctx, DI_EUSAGE, "%s takes no settings: '%s'", c->verb, key);
@@ -317,20 +354,67 @@ static int unknown_key(cmd *c, const char *key, const char *path)
                    "of a solver or problem follow its -s or -p", c->verb, key, guess);
 }
 
-static int put_option(cmd *c, const char *key, const char *value)
+/* The default in force for a parameter of a solver and a problem; "" if there is none. */
+static const char *default_for(const char *solver, const char *problem, const char *key)
+{
+    const di_solver *s = di_solver_find(solver);
+    const di_default *d;
+    for (int i = 0; (d = di_default_at(i)) != NULL; i++)
+        if (!strcmp(d->solver, solver) && !strcmp(d->problem, problem) && !strcmp(d->key, key))
+            return d->value;
+    for (int i = 0; s && i < DI_MAX_PARAM && s->param[i].key; i++)
+        if (!strcmp(s->param[i].key, key))
+            return s->param[i].value;
+    return "";
+}
+
+/* Whether the parameter's default depends on the problem. */
+static int has_own_default(const char *solver, const char *key)
+{
+    const di_default *d;
+    for (int i = 0; (d = di_default_at(i)) != NULL; i++)
+        if (!strcmp(d->solver, solver) && !strcmp(d->key, key))
+            return 1;
+    return 0;
+}
+
+/* A record holds the solver's defaults for its problem; for another problem they are others. */
+static void drop_defaults(cmd *c, const char *problem)
+{
+    const char *solver = cmd_get(c, "solver");
+    for (int i = c->set.n; solver && i-- > 0; ) {
+        const setting *s = &c->set.item[i];
+        if (s->recorded && !strncmp(s->key, "solver.", 7) &&
+            has_own_default(solver, s->key + 7) &&
+            !strcmp(s->value, default_for(solver, problem, s->key + 7))) {
+            char key[64];
+            snprintf(key, sizeof key, "%s", s->key);
+            settings_drop(&c->set, key);
+        }
+    }
+}
+
+static int put_option(cmd *c, const char *key, const char *value, int recorded)
 {
     const char *old = cmd_get(c, key);
+    int other = old && strcmp(old, value);
     /* Another solver or problem starts from its own defaults. */
-    if (old && strcmp(old, value) && !strcmp(key, "solver"))
+    if (other && !strcmp(key, "solver"))
         settings_drop(&c->set, "solver.");
-    if (old && strcmp(old, value) && !strcmp(key, "problem"))
+    if (other && !strcmp(key, "problem")) {
+        drop_defaults(c, old);
         settings_drop(&c->set, "problem.");
+    }
     /* Two names of one quantity: the later one counts. */
     if (!strcmp(key, "problem.sigma"))
         settings_drop(&c->set, "problem.sigma01");
     if (!strcmp(key, "problem.sigma01"))
         settings_drop(&c->set, "problem.sigma");
-    return settings_put(c, &c->set, key, value);
+    int code = settings_put(c, &c->set, key, value);
+    for (int i = 0; !code && i < c->set.n; i++)
+        if (!strcmp(c->set.item[i].key, key))
+            c->set.item[i].recorded = recorded;
+    return code;
 }
 
 /* One key=value, path: the file it came from or NULL. */
@@ -346,14 +430,16 @@ static int take_setting(cmd *c, const char *key, const char *value, const char *
     }
     for (int i = 0; i < OPTIONS; i++) {
         const option *o = &options[i];
-        if (!(o->verbs & c->bit) || !recorded(o, 0))
+        if (!(o->verbs & c->bit) || !recorded(o, IN_RECORD))
             continue;
         size_t len = strlen(o->key);
+        if (!strcmp(o->key, key) && !o->takes && strcmp(value, "1"))
+            return di_fail(c->ctx, DI_EUSAGE, "%s=%s: it is 1, or left out", key, value);
         if (!strcmp(o->key, key))
-            return put_option(c, key, value);
+            return put_option(c, key, value, path != NULL);
         if ((!strcmp(o->key, "solver") || !strcmp(o->key, "problem")) &&
             !strncmp(key, o->key, len) && key[len] == '.' && key[len + 1])
-            return put_option(c, key, value);
+            return put_option(c, key, value, path != NULL);
     }
     return unknown_key(c, key, path);
 }
@@ -392,7 +478,7 @@ static int take_flag(cmd *c, char **argv, int argc, int *i, const char **section
         return di_fail(c->ctx, DI_EUSAGE, "%s needs a value: %s", flag, o->what);
     if (!strcmp(o->key, "solver") || !strcmp(o->key, "problem"))
         *section = o->key;
-    return put_option(c, o->key, value);
+    return put_option(c, o->key, value, 0);
 }
 
 int cmd_parse(cmd *c, int argc, char **argv)
@@ -512,14 +598,13 @@ int cmd_check_output(cmd *c, const char *key, int array)
     return 0;
 }
 
-/* The settings as lines, canonical order: options, each followed by its parameters. */
-static void add_settings(const cmd *c, text *t, int in_picture)
+void add_settings(const cmd *c, text *t, int place)
 {
     text_add(t, "verb=%s\n", c->verb);
     for (int i = 0; i < OPTIONS; i++) {
         const char *key = options[i].key, *value = cmd_get(c, key);
         size_t len = strlen(key);
-        if (!value || !recorded(&options[i], in_picture))
+        if (!value || !recorded(&options[i], place))
             continue;
         text_add(t, "%s=%s\n", key, value);
         for (int k = 0; k < c->set.n; k++) {
@@ -530,6 +615,18 @@ static void add_settings(const cmd *c, text *t, int in_picture)
     }
 }
 
+int cmd_check_shape(cmd *c, const char *key, size_t n, size_t channels)
+{
+    io_array a = {n, channels, 1, 1, NULL, 0};
+    char err[400];
+    const char *path = cmd_get(c, key);
+    if (!path)
+        return 0;
+    if (is_picture_name(path))
+        a.n = 1;
+    return cmd_io(c, io_check_write(path, &a, err, sizeof err), err);
+}
+
 int cmd_write(cmd *c, const char *key, const io_array *a)
 {
     const char *path = cmd_get(c, key);
@@ -537,7 +634,7 @@ int cmd_write(cmd *c, const char *key, const io_array *a)
     text t = {NULL, 0, 0, 0};
     if (!path)
         return 0;
-    add_settings(c, &t, 1);
+    add_settings(c, &t, IN_PICTURE);
     if (t.failed) {
         free(t.s);
         return no_memory(c);
@@ -570,7 +667,7 @@ int cmd_write_record(cmd *c, const di_cost *cost, double spent)
         return 0;
     text t = {NULL, 0, 0, 0};
     text_add(&t, "# diffinv " DI_VERSION "; repeat with: diffinv %s @%s.run\n", c->verb, out);
-    add_settings(c, &t, 0);
+    add_settings(c, &t, IN_RECORD);
     text_add(&t, "info.version=" DI_VERSION "\ninfo.scalar=f%d\ninfo.isa=%s\n",
              (int)(8 * sizeof(di_real)), di_isa(c->ctx));
     for (int i = 0; i < c->facts.n; i++)

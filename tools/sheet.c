@@ -47,6 +47,22 @@ static void mean_fill(const di_problem *p, const di_real *mask, const di_real *y
     }
 }
 
+/* Numbers y (m) as a graph in x (C,H,W): white where it reaches from the zero line. */
+static void draw_graph(const di_problem *p, const di_real *y, di_real *x)
+{
+    size_t m = count_of(p->y), h = (size_t)p->x[1], w = (size_t)p->x[2];
+    double most = 0;
+    for (size_t i = 0; i < m; i++) {
+        double v = y[i] < 0 ? -y[i] : y[i];
+        most = v > most ? v : most;
+    }
+    for (size_t i = 0; i < count_of(p->x); i++) {
+        double v = most > 0 ? y[i % w * m / w] / most : 0;
+        double level = 1 - (2.0 * (double)(i / w % h) + 1) / (double)h; /* 1 at the top */
+        x[i] = (level > 0 && level <= v) || (level < 0 && level >= v) ? 1 : (di_real)-0.7;
+    }
+}
+
 /* The measurement as a person sees it, and the trivial answer; returns its name, or NULL when
    the measurement itself is that answer. (C,H,W) both. */
 static const char *show_measurement(const di_problem *p, const di_real *y, di_real *seen,
@@ -71,6 +87,10 @@ static const char *show_measurement(const di_problem *p, const di_real *y, di_re
         free(mask);
         return "mean fill";
     }
+    if (!strcmp(p->name, "matrix")) {
+        draw_graph(p, y, seen);
+        return di_apply_pinv(p, 1, y, trivial) ? NULL : "pseudo-inverse";
+    }
     memcpy(seen, y, n * sizeof *seen);
     return NULL;
 }
@@ -88,6 +108,8 @@ int simple_answer(cmd *c, const di_problem *p, const io_array *y)
     for (size_t i = 0; !code && i < y->n; i++)
         if (!show_measurement(p, y->v + i * m, seen, a.v + i * n))
             memcpy(a.v + i * n, seen, n * sizeof *seen);
+    if (!code)
+        code = c->ctx->status;
     if (!code)
         code = cmd_write(c, "simple", &a);
     io_free(&a);
@@ -117,7 +139,7 @@ static void put_cell(pic_cell *cell, cell_text *words, const di_problem *p, cons
     size_t used = (size_t)snprintf(words->s, sizeof words->s, "%s", title);
     if (truth && used < sizeof words->s)
         snprintf(words->s + used, sizeof words->s - used, "\n%.2f dB",
-                 pic_psnr(v, truth, count_of(p->x)));
+                 di_psnr(v, truth, count_of(p->x)));
     cell->v = v;
     cell->c = (size_t)p->x[0];
     cell->h = (size_t)p->x[1];
@@ -196,7 +218,8 @@ int sheet_write(cmd *c, const di_problem *p, const make_spec *spec, const io_arr
     if (!cmd_get(c, "sheet"))
         return 0;
     s.restored = samples < MOST_RESTORED ? samples : MOST_RESTORED;
-    int two = !strcmp(p->name, "sr") || !strcmp(p->name, "inpaint");
+    int two = !strcmp(p->name, "sr") || !strcmp(p->name, "inpaint") ||
+              !strcmp(p->name, "matrix");
     s.columns = (truth->v ? 1u : 0u) + (two ? 2u : 1u) + s.restored;
     s.made = calloc(2 * s.rows * n, sizeof *s.made);
     s.cell = calloc(s.rows * s.columns, sizeof *s.cell);
@@ -209,6 +232,8 @@ int sheet_write(cmd *c, const di_problem *p, const make_spec *spec, const io_arr
                  truth->v ? truth->v + (truth->n > 1 ? i : 0) * n : NULL,
                  out->v + i * samples * n, title);
     io_array picture = {0, 0, 0, 0, NULL, 0};
+    if (!code)
+        code = c->ctx->status;
     if (!code)
         code = cmd_io(c, pic_sheet(&picture, s.cell, s.rows, s.columns, NULL, err, sizeof err),
                       err);

@@ -25,7 +25,7 @@ static int eval_pairs(cmd *c, const io_array *a, const io_array *b)
     printf("image\tpsnr\tssim_piq\tssim_skimage\trelative_l2\n");
     for (size_t i = 0; i < a->n; i++) {
         const di_real *x = a->v + i * n, *ref = b->v + (b->n > 1 ? i : 0) * n;
-        double v[4] = {pic_psnr(x, ref, n), pic_ssim_piq(x, ref, a->c, a->h, a->w),
+        double v[4] = {di_psnr(x, ref, n), pic_ssim_piq(x, ref, a->c, a->h, a->w),
                        pic_ssim(x, ref, a->c, a->h, a->w), pic_relative_l2(x, ref, n)};
         printf("%zu\t%.4f\t%.4f\t%.4f\t%.6f\n", i, v[0], v[1], v[2], v[3]);
         for (int q = 0; q < 4; q++)
@@ -65,6 +65,14 @@ static void info_line(const weights *w, const char *name, const char *key)
 static void info_bytes(const char *name, double bytes)
 {
     printf("%-22s %.0f (%.1f MiB)\n", name, bytes, bytes / 1048576);
+}
+
+static void info_exact(const weights *w)
+{
+    printf("%-22s %s\n", "prior", w->path);
+    printf("%-22s %s, exact\n", "kind", w->what);
+    printf("%-22s %08lx\n", "checksum", (unsigned long)w->crc);
+    printf("%-22s %dx%dx%d\n", "image", w->in, w->h, w->w);
 }
 
 static void info_network(const weights *w, int h, int width)
@@ -115,7 +123,7 @@ static int info_solver(cmd *c, const weights *w, int h, int width)
     if (!code && needs)
         code = make_problem(c->ctx, &spec, w->in, h, width, &p);
     if (!code)
-        code = di_prior_net(w->net, h, width, &prior);
+        code = weights_prior(w, h, width, &prior);
     if (!code)
         code = di_run_open(c->ctx, solver, prior, p, &run);
     if (!code)
@@ -137,12 +145,17 @@ int verb_info(cmd *c)
         code = weights_open(c, cmd_or(c, "weights", "portraits64"), DI_NET_HEAD, &w);
     if (code)
         return code;
-    if (!h)
-        h = width = w.trained ? w.trained : 16 * w.multiple;
+    if (!h) {
+        h = w.h ? w.h : w.trained ? w.trained : 16 * w.multiple;
+        width = w.h ? w.w : h;
+    }
     code = weights_size(c, &w, h, width);
     if (code)
         return code;
-    info_network(&w, h, width);
+    if (w.net)
+        info_network(&w, h, width);
+    else
+        info_exact(&w);
     return info_solver(c, &w, h, width);
 }
 
@@ -156,6 +169,30 @@ static void list_params(const di_param *table, int max, int show)
                "");
 }
 
+/* "for sr: eta=1e-4, steps=50": the defaults that hold for one problem. */
+static void list_problem_defaults(const char *solver)
+{
+    const di_default *d, *e;
+    for (int i = 0; (d = di_default_at(i)) != NULL; i++) {
+        int any = 0;
+        for (int k = 0; k < i && !any; k++) {
+            e = di_default_at(k);
+            any = !strcmp(e->solver, d->solver) && !strcmp(e->problem, d->problem);
+        }
+        if (any || strcmp(d->solver, solver))
+            continue;
+        for (int k = i; (e = di_default_at(k)) != NULL; k++) {
+            if (strcmp(e->solver, solver) || strcmp(e->problem, d->problem))
+                continue;
+            if (any++)
+                printf(", %s=%s", e->key, e->value);
+            else
+                printf("    for %s: %s=%s", d->problem, e->key, e->value);
+        }
+        printf("\n");
+    }
+}
+
 static void list_solvers(int defaults)
 {
     static const struct {
@@ -166,15 +203,20 @@ static void list_solvers(int defaults)
         {DI_NEEDS_LINEAR, "linear A"}, {DI_NEEDS_PINV, "pseudo-inverse"},
         {DI_NEEDS_NET_VJP, "derivative of the network"},
     };
+    enum { INDENT = 11 }; /* behind a name */
     const di_solver *s;
     for (int i = 0; (s = di_solver_at(i)) != NULL; i++) {
         int any = 0;
-        printf("%-10s %s\n           %s\n           needs: ", s->name, s->title, s->cite);
+        printf("%-*s%s\n%*s%s\n%*sneeds: ", INDENT, s->name, s->title, INDENT, "", s->cite,
+               INDENT, "");
         for (size_t k = 0; k < sizeof need / sizeof need[0]; k++)
             if (s->needs & need[k].bit)
                 printf("%s%s", any++ ? ", " : "", need[k].name);
-        printf("%s\n", any ? "" : "the prior only");
+        printf("%s%s\n", any ? "" : "the prior only",
+               s->needs & DI_ONE_BY_ONE ? "; one sample after another" : "");
         list_params(s->param, DI_MAX_PARAM, defaults);
+        if (defaults)
+            list_problem_defaults(s->name);
     }
 }
 
@@ -227,8 +269,11 @@ static void list_priors(cmd *c)
         if (!again)
             list_folder(c, dir, &count);
     }
+    printf("gauss:MEAN.npy,COV.npy\texact Gaussian: MEAN (C,H,W), COV (C,H,W) or (d,d)\n"
+           "mixture:WEIGHTS.npy,MEANS.npy,VARS.npy\texact mixture: WEIGHTS (K), MEANS "
+           "(K,C,H,W), VARS (K) or (K,C,H,W)\n");
     if (!count)
-        cmd_note(c, "no priors found: set DIFFINV_WEIGHTS to the folder of the .unw files");
+        cmd_note(c, "no weight files found: set DIFFINV_WEIGHTS to their folder");
 }
 
 static void list_isa(cmd *c)
@@ -326,8 +371,12 @@ int verb_net(cmd *c)
                         || input_machine(c);
     if (!code)
         code = map_outputs(c);
+    const char *name = cmd_or(c, "weights", "portraits64");
+    if (!code && exact_is(name))
+        code = di_fail(c->ctx, DI_EUSAGE, "net shows a network, and -w %s is none: give a "
+                       "weight file", name);
     if (!code)
-        code = weights_open(c, cmd_or(c, "weights", "portraits64"), 0, &w);
+        code = weights_open(c, name, 0, &w);
     if (!code)
         code = input_array(c, in, &x);
     if (code)
@@ -418,6 +467,8 @@ int verb_op(cmd *c)
     }
     if (!code)
         code = make_problem(c->ctx, &spec, image[0], image[1], image[2], &p);
+    if (!code && pinv)
+        code = make_check_measurement(c->ctx, p, in, &x);
     if (!code)
         code = pinv ? run_pinv(c, p, &x) : run_op(c, p, &x);
     io_free(&x);
