@@ -10,7 +10,7 @@ WARN    = -std=c99 -pedantic -Wall -Wextra -Wshadow -Wmissing-prototypes -Wstric
 AR      = ar
 
 # What the compiler can do, found by compiling; one report line below.
-try     = $(shell printf '$(2)\nint main(void){return 0;}\n' | $(CC) $(1) -x c - -o /dev/null >/dev/null 2>&1 && echo yes)
+try     = $(shell mkdir -p build && printf '$(2)\nint main(void){return 0;}\n' | $(CC) $(1) -x c - -o build/.try >/dev/null 2>&1 && echo yes)
 EXACT  := $(if $(call try,-ffp-contract=off -fno-math-errno,),-ffp-contract=off -fno-math-errno)
 EXACT  += $(if $(findstring s390,$(shell $(CC) -dumpmachine 2>/dev/null)),-fexcess-precision=fast)
 ifneq ($(OPENMP),0)
@@ -79,7 +79,7 @@ demo: diffinv
 # Tests run in both builds; waiting threads sleep, so a busy machine does not stall them.
 T       = $(B)/tests
 D       = build/double/tests
-TESTS   = ops problems solvers net hostile
+TESTS   = ops problems solvers net hostile mo dmplug cps
 CHECK   = $(CC) $(WARN) -O2 $(EXACT) $(OMP) -I.
 test: all
 	@$(MAKE) --no-print-directory DOUBLE=1 diffinv-double libdiffinv-double.a
