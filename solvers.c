@@ -1840,7 +1840,10 @@ static di_status resume(di_run *run, di_real *x)
     memcpy(&h, run->saved, sizeof h);
     size_t out = run->samples * run->n * run->d * sizeof(di_real);
     size_t work = run->elements * sizeof(di_real);
-    if (h.settings != now.settings || h.seed != now.seed || h.first != now.first
+    int odd = 0; /* numbers that no run writes, and int can't hold */
+    for (int i = 0; i < 4; i++)
+        odd |= !(fabs(h.own[i]) < 1e9);
+    if (odd || h.settings != now.settings || h.seed != now.seed || h.first != now.first
         || h.samples != now.samples || h.n != now.n || h.d != now.d
         || h.elements != now.elements || h.sample >= h.samples || h.step < 0
         || h.step > 1 << 30 || h.steps < h.step || h.steps > 1 << 30
@@ -1857,6 +1860,7 @@ static di_status resume(di_run *run, di_real *x)
     memcpy(run->own, h.own, sizeof run->own);
     run->wmv = h.wmv;
     memcpy(run->note, h.note, sizeof run->note);
+    run->note[sizeof run->note - 1] = 0;
     di_free(run->ctx, run->saved);
     run->saved = NULL;
     return DI_OK;

@@ -10,6 +10,31 @@ static di_ctx *ctx;
 
 /* ---- A run ------------------------------------------------------------------------------- */
 
+enum { STATE = 65536 };
+typedef struct bytes { /* a saved state */
+    unsigned char v[STATE];
+    size_t n;
+} bytes;
+
+static int state_write(void *user, const void *src, size_t n)
+{
+    bytes *b = user;
+    if (n > STATE - b->n)
+        return 1;
+    memcpy(b->v + b->n, src, n);
+    b->n += n;
+    return 0;
+}
+
+static int state_read(void *user, uint64_t offset, void *dst, size_t n)
+{
+    const bytes *b = user;
+    if (offset > b->n || n > b->n - offset)
+        return 1;
+    memcpy(dst, b->v + offset, n);
+    return 0;
+}
+
 typedef struct job { /* what to run, and what came of it */
     const char *solver, *settings;      /* "key=value key=value" */
     di_prior *prior;
@@ -21,8 +46,12 @@ typedef struct job { /* what to run, and what came of it */
     size_t n;                           /* 0 stands for 1 */
     di_report_fn report;
     void *user;
+    bytes *state;                       /* to take up, or NULL */
     di_cost cost;
+    char note[400];
 } job;
+
+static di_run *running; /* for a report that saves */
 
 static void set_all(di_run *run, const char *settings)
 {
@@ -44,9 +73,15 @@ static di_status solve(job *j, di_real *x)
     di_run_report(run, j->report, j->user);
     if (j->noise)
         di_run_noise(run, j->noise, j->count);
-    di_status s = di_run_go(run, j->y, j->seed, j->first, j->n ? j->n : 1, x);
+    running = run;
+    di_status s = DI_OK;
+    if (j->state)
+        s = di_run_load(run, state_read, j->state, j->state->n);
+    if (!s)
+        s = di_run_go(run, j->y, j->seed, j->first, j->n ? j->n : 1, x);
     j->used = di_run_noise_used(run);
     j->cost = di_run_cost(run);
+    snprintf(j->note, sizeof j->note, "%s", di_run_note(run));
     di_run_close(run);
     return s;
 }
@@ -86,7 +121,7 @@ enum { SPY = 512 };
 typedef struct spy {
     di_prior p, *inner;
     int calls, vjps;
-    int nan_at, fail_at, fail_vjp;      /* the call that goes wrong; 0: none */
+    int nan_at, fail_at, nan_vjp, fail_vjp; /* the call that goes wrong; 0: none */
     double head;                        /* what the variance head says */
     const di_real *push;                /* added to eps, or NULL */
     di_real x[SPY], eps[SPY];           /* of the last call, first image */
@@ -116,7 +151,10 @@ static di_status spy_vjp(di_prior *p, int keep, const di_real *geps, di_real *gx
     spy *s = p->self;
     if (++s->vjps == s->fail_vjp)
         return DI_EMEMORY;
-    return s->inner->vjp(s->inner, keep, geps, gx);
+    di_status status = s->inner->vjp(s->inner, keep, geps, gx);
+    if (s->vjps == s->nan_vjp)
+        gx[0] = NAN;
+    return status;
 }
 
 static size_t no_bytes(di_prior *p, size_t n, int keep)
@@ -686,7 +724,7 @@ static void test_ddnm(void)
             char settings[80];
             projection q = { watch(gaussian(2, 8, 8, 0.1, 0.25)), problem[k], y, sigmas[i], 0 };
             di_apply(problem[k], 1, truth, y);
-            snprintf(settings, sizeof settings, "steps=40 sigma_y=%g", sigmas[i]);
+            snprintf(settings, sizeof settings, "steps=40 sigma_y=%g weight=one", sigmas[i]);
             in_case("ddnm %s, %s", problem[k]->name, settings);
             job j = { .solver = "ddnm", .settings = settings, .prior = &q.watched->p, .seed = 8,
                       .problem = problem[k], .y = y, .report = check_projection, .user = &q };
@@ -695,18 +733,30 @@ static void test_ddnm(void)
             EQUAL(j.cost.net, 40);
             EQUAL(j.cost.net_vjp, 0);
         }
+    for (int i = 0; i < 3; i++) { /* weight=each: all singular values of sr=2 are 1/2 */
+        char settings[80];
+        projection q = { watch(gaussian(2, 8, 8, 0.1, 0.25)), problem[1], y, 2 * sigmas[i], 0 };
+        di_apply(problem[1], 1, truth, y);
+        snprintf(settings, sizeof settings, "steps=40 sigma_y=%g weight=each", sigmas[i]);
+        in_case("ddnm sr, %s", settings);
+        job j = { .solver = "ddnm", .settings = settings, .prior = &q.watched->p, .seed = 8,
+                  .problem = problem[1], .y = y, .report = check_projection, .user = &q };
+        EQUAL(solve(&j, x), DI_OK);
+        figure(where, q.most);
+    }
     /* gam = 0 where sigma_y exceeds the next level: the draws after the start do not matter. */
-    static float noise[11 * D], noise2[11 * D];
-    for (int i = 0; i < 11 * D; i++) {
+    static float noise[21 * D], noise2[21 * D];
+    for (int i = 0; i < 21 * D; i++) {
         noise[i] = (float)(2 * value_at((size_t)i, 44));
         noise2[i] = i < D ? noise[i] : -3;
     }
-    job quiet = { .solver = "ddnm", .settings = "steps=10 sigma_y=100 spacing=ddim", .y = y,
+    job quiet = { .solver = "ddnm", .y = y,
+                  .settings = "steps=10 sigma_y=100 spacing=ddim weight=one",
                   .prior = gaussian(2, 8, 8, 0, 1), .problem = problem[1], .noise = noise,
-                  .count = 11 * D };
+                  .count = 21 * D };
     in_case("ddnm, sigma_y above every level");
     EQUAL(solve(&quiet, x), DI_OK);
-    EQUAL(quiet.used, 11 * D);
+    EQUAL(quiet.used, 21 * D);
     quiet.noise = noise2;
     EQUAL(solve(&quiet, other), DI_OK);
     CHECK(same(x, other, D));
@@ -726,7 +776,78 @@ static void test_ddnm(void)
         NEAR(x[i], other[i], BOUND(1e-5, 1e-13));
 }
 
-/* ---- Promises of every solver: batches, seeds, replayed noise, costs --------------------- */
+/* ---- Promises of every solver ------------------------------------------------------------ */
+
+/* A short run of each solver: its steps; what it calls per sample; the replayed normals it
+   draws or discards, in images and in measurements. */
+typedef struct kind {
+    const char *solver, *settings;
+    int steps, net, net_vjp, apply, apply_vjp, images, measured;
+} kind;
+
+static const kind kinds[] = {
+    { "ddpm", "steps=5", 5, 5, 0, 0, 0, 1 + 5, 0 },
+    { "ddim", "steps=5 eta=0.5", 5, 5, 0, 0, 0, 1 + 5, 0 },
+    { "dps", "steps=5", 5, 5, 5, 5, 5, 1 + 5, 5 },
+    { "dps", "steps=5 scale=0 clip=no", 5, 5, 0, 5, 0, 1 + 5, 5 },
+    { "ddnm", "steps=5", 5, 5, 0, 2 * 5, 0, 1 + 2 * 5, 0 }, /* one image a step discarded */
+    { "ddnm", "steps=5 travel=1 spacing=log final=0.01", 5, 1 + 4 * 2, 0, 2 * 9, 0,
+      1 + 2 + 4 * 3, 0 },
+    { "ddnm", "steps=5 travel=2 spacing=vp weight=one", 5, 1 + 2 + 3 * 3, 0, 2 * 12, 0,
+      1 + 2 + 3 + 3 * 4, 0 },
+    { "edm", "steps=5", 5, 9, 0, 0, 0, 1, 0 }, /* the last step, to 0, is Euler's */
+    { "edm", "steps=5 grid=vp final=0.01", 5, 10, 0, 0, 0, 1, 0 },
+    { "edm", "steps=5 grid=vp step=sde", 5, 5, 0, 0, 0, 1 + 5, 0 },
+    { "edm", "steps=5 grid=sqrt step=euler", 5, 5, 0, 0, 0, 1, 0 },
+    { "dps_mo", "steps=5 n=3", 5, 5, 0, 5 * 4, 5 * 3, 1 + 5 * 4, 0 },
+    { "dps_mo", "steps=5 n=3 variant=a", 5, 10, 0, 5 * 4, 5 * 3, 1 + 5 * 4, 0 },
+    { "dps_mo", "steps=5 n=3 variant=c", 5, 5, 0, 5 * 4, 5 * 3, 1 + 5 * 4, 0 },
+    { "dps_mo", "steps=5 n=3 noise=no", 5, 5, 0, 5 * 4, 5 * 3, 1 + 5, 0 },
+    { "reddiff_mo", "steps=5 n=3", 5, 5, 0, 5 * 5, 5 * 4, 5 * 4, 0 },
+    { "reddiff", "steps=5 sigma_x0=0.1", 5, 5, 0, 5, 5, 5 * 2, 0 },
+    { "reddiff", "steps=5 start=zero", 5, 5, 0, 5, 5, 5 * 2, 0 }, /* both always drawn */
+    { "dmplug", "iters=5 es=no", 5, 15, 15, 5, 5, 1, 0 },
+    { "dmplug", "iters=6 window=3 patience=9", 6, 18, 18, 6, 6, 1, 0 },
+    { "dmplug", "iters=5 es=no recompute=yes clip=no", 5, 25, 15, 5, 5, 1, 0 },
+    { "cps", "steps=8 n=4 thr=0.5 compat_hole=no batch=3", 8, 1 + 5 + 1 + 1 + 3 * 5 + 1, 0,
+      3 * 4, 0, 1 + 8 + 3 * 4, 0 },
+    { "cps", "steps=8 n=4 passes=2 window=0.5", 8, 1 + 3 * 2 * 5 + 3 * 5 + 1, 0,
+      (3 * 2 + 3) * 4, 0, 1 + 3 * (2 * 4 + 1) + 3 * 4, 0 },
+    { "scg", "steps=8 n=4", 8, 2 + 5 * 5 + 1, 0, 5 * 4, 0, 1 + 2 + 5 * 4, 0 },
+    { "scg", "steps=8 n=4 thr=0 hole=yes mirror=yes batch=3", 8, 1 + 6 * 5 + 1, 0, 6 * 4, 0,
+      1 + 6 * 4, 0 } };
+enum { KINDS = sizeof kinds / sizeof *kinds, SMALL = 16, FEW = 4 };
+
+static int uses_problem(const kind *q)
+{
+    return (di_solver_find(q->solver)->needs & DI_NEEDS_PROBLEM) != 0;
+}
+
+/* The job of a kind on SMALL pixels, FEW measurements. */
+static job small(const kind *q, di_prior *prior)
+{
+    static di_real y[FEW];
+    di_problem *p = NULL;
+    fill(y, FEW, 46);
+    if (uses_problem(q))
+        EQUAL(di_problem_sr(ctx, 1, 4, 4, 2, DI_SR_MEAN, &p), DI_OK);
+    job j = { .solver = q->solver, .settings = q->settings, .prior = prior, .seed = 9,
+              .problem = p, .y = y };
+    return j;
+}
+
+static void test_table(void)
+{
+    for (int k = 0; di_solver_at(k); k++) {
+        int seen = 0;
+        for (int i = 0; i < KINDS; i++)
+            seen += strcmp(kinds[i].solver, di_solver_at(k)->name) == 0;
+        in_case("%s has its short runs", di_solver_at(k)->name);
+        CHECK(seen > 0);
+    }
+}
+
+/* ---- Batches, seeds, costs ---- */
 
 static int read_file(void *user, uint64_t offset, void *dst, size_t n)
 {
@@ -749,207 +870,906 @@ static di_prior *network(int side)
     return p;
 }
 
+/* Samples 7, 8, 9: together, one by one from the last, two by two. */
+static void check_batches(job j, const kind *q, size_t d)
+{
+    static di_real x[3 * SPY], one[3 * SPY], two[2 * SPY];
+    j.n = 3;
+    j.seed = 5;
+    j.first = 7;
+    EQUAL(solve(&j, x), DI_OK);
+    EQUAL(j.cost.net, 3 * q->net);
+    EQUAL(j.cost.net_vjp, 3 * q->net_vjp);
+    EQUAL(j.cost.apply, 3 * q->apply);
+    EQUAL(j.cost.apply_vjp, 3 * q->apply_vjp);
+    EQUAL(j.used, 0);
+    CHECK(di_finite(x, 3 * d));
+    j.n = 1;
+    for (size_t i = 3; i-- > 0;) {
+        j.first = 7 + i;
+        EQUAL(solve(&j, one + i * d), DI_OK);
+        CHECK(same(one + i * d, x + i * d, d));
+        CHECK(i == 2 || !same(one + i * d, one + (i + 1) * d, d)); /* samples differ */
+    }
+    j.first = 8;
+    j.n = 2;
+    EQUAL(solve(&j, two), DI_OK);
+    CHECK(same(two, x + d, 2 * d));
+    j.n = 1;
+    j.first = 7;
+    j.seed = 6;
+    EQUAL(solve(&j, one), DI_OK);
+    CHECK(!same(one, x, d));
+}
+
 static void test_batches(void)
 {
-    enum { D = 3 * 8 * 8, N = 3 };
-    static di_real x[N * D], one[N * D], y[D];
-    di_prior *priors[2] = { gaussian(3, 8, 8, 0.1, 0.3), network(8) };
+    enum { D = 3 * 8 * 8 };
+    static di_real y[D];
     di_problem *p;
+    di_prior *prior = gaussian(1, 4, 4, 0.1, 0.3), *net = network(8);
     EQUAL(di_problem_sr(ctx, 3, 8, 8, 2, DI_SR_BICUBIC, &p), DI_OK);
     fill(y, D / 4, 46);
-    for (int k = 0; di_solver_at(k); k++)
-        for (int b = 0; b < 2 && priors[b]; b++) {
-            const di_solver *s = di_solver_at(k);
-            const di_problem *problem = s->needs & DI_NEEDS_PROBLEM ? p : NULL;
-            int grad = (s->needs & DI_NEEDS_NET_VJP) != 0;
-            job j = { .solver = s->name, .settings = "steps=5", .prior = priors[b], .y = y,
-                      .problem = problem, .seed = 5, .first = 7, .n = N };
-            in_case("%s, a batch on %s", s->name, b ? "a network" : "a Gaussian");
-            EQUAL(solve(&j, x), DI_OK);
-            EQUAL(j.cost.net, 5 * N);
-            EQUAL(j.cost.net_vjp, grad * 5 * N);
-            EQUAL(j.cost.apply, problem ? 5 * N : 0);
-            EQUAL(j.cost.apply_vjp, grad * 5 * N);
-            EQUAL(j.used, 0);
-            CHECK(di_finite(x, N * D));
-            j.n = 1;
-            for (int i = 0; i < N; i++, j.first++) {
-                EQUAL(solve(&j, one + i * D), DI_OK);
-                CHECK(same(one + i * D, x + i * D, D));
-                CHECK(i == 0 || !same(one + i * D, one, D)); /* samples differ */
-            }
-            j.first = 7;
-            j.seed = 6;
-            EQUAL(solve(&j, one), DI_OK);
-            CHECK(!same(one, x, D));
-        }
+    for (int k = 0; k < KINDS && net; k++) {
+        const kind *q = &kinds[k];
+        in_case("%s %s, a batch on a Gaussian", q->solver, q->settings);
+        check_batches(small(q, prior), q, SMALL);
+        if (k && strcmp(q->solver, q[-1].solver) == 0)
+            continue; /* one kind a solver on the network */
+        in_case("%s %s, a batch on a network", q->solver, q->settings);
+        job j = { .solver = q->solver, .settings = q->settings, .prior = net, .y = y,
+                  .problem = uses_problem(q) ? p : NULL };
+        check_batches(j, q, D);
+    }
+}
+
+/* ---- Replayed noise ---- */
+
+enum { NORMALS = 2000 };
+static const float *normals(void)
+{
+    static float z[NORMALS];
+    for (int i = 0; i < NORMALS; i++)
+        z[i] = (float)(1.7 * value_at((size_t)i, 47));
+    return z;
+}
+
+/* Noise that ends after `count` values: no step after the one that wants more, and the last
+   good estimate stays. Returns that step, 0: none. */
+static int check_short_noise(job j, size_t count, int steps)
+{
+    di_real x[SMALL];
+    char words[80];
+    j.count = count;
+    j.report = record;
+    trace_begin(SMALL, 0);
+    di_status s = solve(&j, x);
+    if (!s)
+        return 0;
+    snprintf(words, sizeof words, "%s: the noise file ran out after %d values, at step %d of ",
+             j.solver, (int)count, trace.n + 1);
+    refused(s, DI_EUSAGE, words);
+    EQUAL(j.used, count);
+    CHECK(trace.n < steps);
+    if (trace.n)
+        CHECK(same(x, trace.x0, SMALL));
+    else
+        EQUAL(di_rms(x, SMALL), 0);
+    return trace.n + 1;
 }
 
 static void test_noise(void)
 {
-    enum { D = 16, K = 4 };
-    static const struct { const char *solver, *settings; int values; } used[] = {
-        { "ddpm", "steps=4", D + K * D },          { "ddim", "steps=4", D + K * D },
-        { "dps", "steps=4", D + K * (D + D / 4) }, { "ddnm", "steps=4", D + K * D } };
-    float noise[200];
-    di_real x[D], full[D], y[D / 4] = { 0 };
-    di_problem *p;
+    di_real x[SMALL], full[2 * SMALL];
     di_prior *prior = gaussian(1, 4, 4, 0, 0.25);
-    di_problem_sr(ctx, 1, 4, 4, 2, DI_SR_MEAN, &p);
-    for (int i = 0; i < 200; i++)
-        noise[i] = (float)value_at((size_t)i, 47);
-    for (int k = 0; k < 4; k++) {
-        job j = { .solver = used[k].solver, .settings = used[k].settings, .prior = prior,
-                  .problem = k < 2 ? NULL : p, .y = y, .noise = noise, .count = 200,
-                  .report = record };
-        in_case("%s, replayed noise", j.solver);
-        trace_begin(D, 0);
+    for (int k = 0; k < KINDS; k++) {
+        const kind *q = &kinds[k];
+        job j = small(q, prior);
+        size_t used = (size_t)(q->images * SMALL + q->measured * FEW);
+        size_t last = q->measured ? FEW : 0; /* discarded at the very end */
+        in_case("%s %s, replayed noise", q->solver, q->settings);
+        CHECK(used < NORMALS);
+        j.noise = normals();
+        j.count = NORMALS;
         EQUAL(solve(&j, full), DI_OK);
-        EQUAL(j.used, used[k].values);
-        j.count = (size_t)used[k].values; /* exactly enough */
-        trace_begin(D, 0);
+        EQUAL(j.used, used);
+        j.count = used; /* exactly enough */
         EQUAL(solve(&j, x), DI_OK);
-        CHECK(same(x, full, D));
-        j.count = D + 1; /* the first step's draw fails: nothing was estimated yet */
-        trace_begin(D, 0);
-        refused(solve(&j, x), DI_EUSAGE, "ran out after 17 values, at step 1 of 4");
-        EQUAL(j.used, D + 1);
-        EQUAL(trace.n, 0);
-        EQUAL(di_rms(x, D), 0);
-        j.count = D + 2 * (size_t)(used[k].values - D) / K + 1;
-        trace_begin(D, 0);
-        refused(solve(&j, x), DI_EUSAGE, "at step 3 of 4");
-        EQUAL(trace.n, 2);
-        CHECK(same(x, trace.x0, D)); /* the last good estimate */
-        j.count = D - 1;
-        trace_begin(D, 0);
-        refused(solve(&j, x), DI_EUSAGE, "ran out after 15 values");
-        j.count = 200;
+        CHECK(same(x, full, SMALL));
+        EQUAL(check_short_noise(j, 0, q->steps), 1);
+        EQUAL(check_short_noise(j, SMALL - 1, q->steps), 1);
+        EQUAL(check_short_noise(j, used - last - 1, q->steps) > 0, 1);
+        int step = 1; /* fewer values never reach farther */
+        for (size_t count = 0; count < used; count += 7) {
+            int at = check_short_noise(j, count, q->steps);
+            CHECK(at >= step || (at == 0 && count >= used - last));
+            step = at ? at : step;
+        }
+        j.count = NORMALS;
         j.n = 2;
-        di_real two[2 * D];
-        refused(solve(&j, two), DI_EUSAGE, "one sample at a time");
+        refused(solve(&j, full), DI_EUSAGE, "one sample at a time");
     }
-    di_run *run; /* one run twice: the same numbers again */
-    in_case("a run repeated");
-    di_run_open(ctx, di_solver_find("ddpm"), prior, NULL, &run);
-    di_run_set(run, "steps", "4");
-    di_run_noise(run, noise, D + K * D);
-    EQUAL(di_run_go(run, NULL, 0, 0, 1, full), DI_OK);
-    EQUAL(di_run_go(run, NULL, 0, 0, 1, x), DI_OK);
-    CHECK(same(x, full, D));
-    EQUAL(di_run_noise_used(run), D + K * D);
-    EQUAL(di_run_cost(run).net, K);
-    EQUAL(di_run_bytes(run, 2), 2 * 5 * D * sizeof(di_real)); /* five images a sample */
-    di_run_close(run);
 }
 
-/* ---- Errors ------------------------------------------------------------------------------ */
+/* One run gone through twice gives the same numbers again. */
+static void test_repeated(void)
+{
+    di_prior *prior = gaussian(1, 4, 4, 0, 0.25);
+    for (int k = 0; k < KINDS; k++) {
+        const kind *q = &kinds[k];
+        job j = small(q, prior);
+        di_real x[2 * SMALL], again[2 * SMALL];
+        di_run *run;
+        in_case("%s %s, a run repeated", q->solver, q->settings);
+        EQUAL(di_run_open(ctx, di_solver_find(q->solver), prior, j.problem, &run), DI_OK);
+        set_all(run, q->settings);
+        EQUAL(di_run_go(run, j.y, 3, 4, 2, x), DI_OK);
+        EQUAL(di_run_go(run, j.y, 3, 4, 2, again), DI_OK);
+        CHECK(same(x, again, 2 * SMALL));
+        EQUAL(di_run_cost(run).net, 2 * q->net);
+        di_run_noise(run, normals(), NORMALS);
+        EQUAL(di_run_go(run, j.y, 0, 0, 1, x), DI_OK);
+        EQUAL(di_run_go(run, j.y, 0, 0, 1, again), DI_OK);
+        CHECK(same(x, again, SMALL));
+        EQUAL(di_run_noise_used(run), q->images * SMALL + q->measured * FEW);
+        di_run_close(run);
+    }
+}
+
+/* ---- Errors ---- */
+
+/* How many calls of the prior the reported steps have taken. */
+static int calls_by[STEPS], vjps_by[STEPS];
+
+static int count_calls(void *user, const di_step *s)
+{
+    const spy *w = user;
+    calls_by[s->step] = w->calls;
+    vjps_by[s->step] = w->vjps;
+    return record(NULL, s);
+}
+
+/* A run in which the prior's call number `call` (of its vjp, if vjp) goes wrong in step `step`:
+   the message names solver and step, and x is the last good estimate. */
+static void check_failure(job j, int step, int steps, di_status want, const char *what)
+{
+    di_real x[SMALL];
+    char words[120];
+    j.report = record;
+    trace_begin(SMALL, 0);
+    memset(x, 0x55, sizeof x);
+    di_status s = solve(&j, x);
+    EQUAL(s, want);
+    SAYS(di_error(ctx), j.solver);
+    snprintf(words, sizeof words, "%s at step %d of %d", what, step, steps);
+    SAYS(di_error(ctx), words);
+    EQUAL(trace.n, step - 1);
+    CHECK(di_finite(x, SMALL));
+    if (step > 1)
+        CHECK(same(x, trace.x0, SMALL));
+    else
+        EQUAL(di_rms(x, SMALL), 0);
+    di_clear(ctx);
+}
 
 static void test_failures(void)
 {
-    enum { D = 16 };
-    static const char *const names[] = { "ddpm", "ddim", "dps", "ddnm" };
-    di_real x[D], y[D / 4] = { 0 };
-    di_problem *p;
+    di_real x[SMALL];
     di_prior *prior = gaussian(1, 4, 4, 0, 0.25);
-    di_problem_sr(ctx, 1, 4, 4, 2, DI_SR_MEAN, &p);
-    for (int k = 0; k < 4; k++) {
-        char words[80];
+    for (int k = 0; k < KINDS; k++) {
+        const kind *q = &kinds[k];
         spy *s = watch(prior);
-        job j = { .solver = names[k], .settings = "steps=6 clip=no", .prior = &s->p, .y = y,
-                  .problem = k < 2 ? NULL : p, .report = record, .seed = 9 };
-        in_case("%s, NaN at step 4", names[k]);
-        s->nan_at = 4;
-        trace_begin(D, 0);
-        snprintf(words, sizeof words, "%s: NaN or Inf in the estimate at step 4 of 6",
-                 names[k]);
-        refused(solve(&j, x), DI_ENUMERIC, words);
-        EQUAL(trace.n, 3);
-        EQUAL(s->calls, 4);
-        CHECK(same(x, trace.x0, D) && di_finite(x, D));
-        in_case("%s, NaN at once", names[k]);
-        s = watch(prior);
-        s->nan_at = 1;
-        trace_begin(D, 0);
-        refused(solve(&j, x), DI_ENUMERIC, "at step 1 of 6");
-        EQUAL(trace.n, 0);
-        EQUAL(di_rms(x, D), 0);
-        in_case("%s, stopped at step 3", names[k]);
-        s = watch(prior);
-        trace_begin(D, 3);
-        snprintf(words, sizeof words, "%s: stopped at step 3 of 6", names[k]);
-        refused(solve(&j, x), DI_EINTERRUPTED, words);
-        EQUAL(s->calls, 3);
-        CHECK(same(x, trace.x0, D));
-        in_case("%s, a prior that fails at step 2", names[k]);
-        s = watch(prior);
-        s->fail_at = 2;
-        trace_begin(D, 0);
-        refused(solve(&j, x), DI_EMEMORY, names[k]);
-        EQUAL(trace.n, 1);
-        EQUAL(s->calls, 2);
-        CHECK(same(x, trace.x0, D));
+        job j = small(q, &s->p);
+        in_case("%s %s, undisturbed", q->solver, q->settings);
+        j.report = count_calls;
+        j.user = s;
+        trace_begin(SMALL, 0);
+        EQUAL(solve(&j, x), DI_OK);
+        EQUAL(trace.n, q->steps);
+        int calls = s->calls, vjps = s->vjps, step = 1;
+        for (int call = 1; call <= calls; call++) {
+            step += call > calls_by[step];
+            in_case("%s %s, NaN from call %d of the prior", q->solver, q->settings, call);
+            s = watch(prior);
+            s->nan_at = call;
+            if (!strstr(q->settings, "recompute") || (call - 1) % 5 < 3)
+                check_failure(j, step, q->steps, DI_ENUMERIC, ""); /* else eps is not used */
+            in_case("%s %s, call %d of the prior fails", q->solver, q->settings, call);
+            s = watch(prior);
+            s->fail_at = call;
+            check_failure(j, step, q->steps, DI_EMEMORY, "the prior failed");
+            EQUAL(s->calls, call);
+        }
+        step = 1;
+        for (int call = 1; call <= vjps; call++) {
+            step += call > vjps_by[step];
+            in_case("%s %s, NaN from derivative %d of the prior", q->solver, q->settings, call);
+            s = watch(prior);
+            s->nan_vjp = call;
+            check_failure(j, step, q->steps, DI_ENUMERIC, "NaN or Inf in the iterate");
+            in_case("%s %s, derivative %d of the prior fails", q->solver, q->settings, call);
+            s = watch(prior);
+            s->fail_vjp = call;
+            check_failure(j, step, q->steps, DI_EMEMORY, "the prior failed");
+            EQUAL(s->vjps, call);
+        }
+        for (int at = 1; at <= q->steps; at++) {
+            char words[80];
+            in_case("%s %s, stopped at step %d", q->solver, q->settings, at);
+            s = watch(prior);
+            j.report = record;
+            trace_begin(SMALL, at);
+            snprintf(words, sizeof words, "%s: stopped at step %d of %d", q->solver, at,
+                     q->steps);
+            refused(solve(&j, x), DI_EINTERRUPTED, words);
+            EQUAL(s->calls, calls_by[at]);
+            CHECK(same(x, trace.x0, SMALL));
+        }
     }
-    spy *s = watch(prior);
-    job j = { .solver = "dps", .settings = "steps=6", .prior = &s->p, .y = y, .problem = p,
-              .report = record };
-    in_case("dps, a prior whose derivative fails at step 2");
-    s->fail_vjp = 2;
-    trace_begin(D, 0);
-    refused(solve(&j, x), DI_EMEMORY, "dps");
-    EQUAL(trace.n, 1);
-    in_case("dps, a prior without a derivative");
-    s = watch(prior);
-    s->p.vjp = NULL;
-    refused(solve(&j, x), DI_EUSAGE, "derivative");
-    in_case("arguments of a run");
-    s = watch(prior);
-    di_run *run;
-    EQUAL(di_run_open(ctx, di_solver_find("ddpm"), prior, NULL, &run), DI_OK);
-    refused(di_run_go(run, NULL, 0, 0, 0, x), DI_EUSAGE, "0 samples");
-    di_run_close(run);
-    y[1] = NAN;
-    refused(solve(&j, x), DI_EINPUT, "the measurement holds NaN or Inf");
-    di_prior *large = gaussian(1, 8, 8, 0, 1);
-    j.prior = large;
-    refused(solve(&j, x), DI_EUSAGE, "the prior makes 1x8x8 images, the problem takes 1x4x4");
 }
 
+static void test_arguments(void)
+{
+    di_real x[SMALL], y[FEW] = { 0 };
+    di_prior *prior = gaussian(1, 4, 4, 0, 0.25), *large = gaussian(1, 8, 8, 0, 1);
+    for (int k = 0; k < KINDS; k++) {
+        job j = small(&kinds[k], prior);
+        di_run *run;
+        in_case("%s, arguments of a run", j.solver);
+        EQUAL(di_run_open(ctx, di_solver_find(j.solver), prior, j.problem, &run), DI_OK);
+        refused(di_run_go(run, j.y, 0, 0, 0, x), DI_EUSAGE, "0 samples asked for");
+        di_run_close(run);
+        if (!j.problem)
+            continue;
+        j.y = y;
+        y[1] = NAN;
+        refused(solve(&j, x), DI_EINPUT, "the measurement holds NaN or Inf");
+        y[1] = (di_real)HUGE_VAL;
+        refused(solve(&j, x), DI_EINPUT, "the measurement holds NaN or Inf");
+        j.prior = large;
+        refused(solve(&j, x), DI_EUSAGE,
+                "the prior makes 1x8x8 images, the problem takes 1x4x4");
+    }
+}
+
+/* Langevin steps that do not contract, eta/tau^2 ||A||^2 > 2: a numeric error at a named step,
+   the last finite estimate kept. Just below 2 the same run ends well. */
+static void check_divergence(job j, const char *settings, int least)
+{
+    di_real x[SMALL];
+    char words[80];
+    in_case("%s %s, diverging", j.solver, settings);
+    j.settings = settings;
+    j.report = record;
+    trace_begin(SMALL, 0);
+    memset(x, 0x55, sizeof x);
+    di_status s = solve(&j, x);
+    snprintf(words, sizeof words, " at step %d of 400", trace.n + 1);
+    SAYS(di_error(ctx), j.solver);
+    refused(s, DI_ENUMERIC, words);
+    CHECK(trace.n >= least && trace.n < 400);
+    CHECK(di_finite(x, SMALL));
+    if (trace.n)
+        CHECK(same(x, trace.x0, SMALL));
+    else
+        EQUAL(di_rms(x, SMALL), 0);
+    figure(where, trace.n + 1);
+}
+
+static void test_divergence(void)
+{
+    static const char *const variants[] = { "a", "b", "c" };
+    di_real x[SMALL], y[SMALL];
+    di_problem *p;
+    fill(y, SMALL, 48);
+    EQUAL(di_problem_denoise(ctx, 1, 4, 4, &p), DI_OK);
+    job j = { .solver = "dps_mo", .prior = gaussian(1, 4, 4, 0, 0.25), .problem = p, .y = y };
+    for (int k = 0; k < 3; k++) {
+        char settings[80];
+        snprintf(settings, sizeof settings, "steps=400 eta=3e-4 variant=%s", variants[k]);
+        check_divergence(j, settings, 0);
+        snprintf(settings, sizeof settings, "steps=400 eta=3.4e-4 n=8 variant=%s",
+                 variants[k]); /* too few steps a level to be seen in one */
+        check_divergence(j, settings, 0);
+        snprintf(settings, sizeof settings, "steps=40 eta=1.9e-4 variant=%s", variants[k]);
+        in_case("dps_mo %s, stable", settings);
+        j.settings = settings;
+        EQUAL(solve(&j, x), DI_OK);
+        CHECK(di_rms(x, SMALL) < 2);
+    }
+    j.solver = "reddiff_mo";
+    check_divergence(j, "steps=400 eta=3e-4", 0);
+    check_divergence(j, "steps=400 eta=1 n=100", 0);
+}
+
+/* ---- Memory ---- */
+
+/* An allocator that counts, remembers sizes, and refuses request number fail_at, or all from
+   there on (lasting). */
+typedef struct heap {
+    int calls, fail_at, lasting;
+    size_t live, size[512];
+} heap;
+
+static void *heap_alloc(void *user, void *p, size_t old_size, size_t size)
+{
+    heap *h = user;
+    if (size) {
+        h->calls++;
+        if (h->fail_at && (h->lasting ? h->calls >= h->fail_at : h->calls == h->fail_at))
+            return NULL;
+        h->size[h->calls % 512] = size;
+    }
+    h->live += size - old_size;
+    if (size)
+        return realloc(p, size);
+    free(p);
+    return NULL;
+}
+
+/* A run in a context of its own, from its priors on; request number fail_at of the run refused.
+   Returns whether the run came to its end. */
+static int run_in(heap *h, const kind *q, int fail_at, int lasting, int cold)
+{
+    di_real x[2 * SMALL];
+    di_ctx *before = ctx;
+    memset(h, 0, sizeof *h);
+    EQUAL(di_open(&ctx, heap_alloc, h), DI_OK);
+    job j = small(q, gaussian(1, 4, 4, 0, 0.25));
+    j.n = 2;
+    if (!cold)
+        EQUAL(solve(&j, x), DI_OK);
+    size_t held = di_bytes(ctx), live = h->live;
+    h->calls = 0;
+    h->fail_at = fail_at;
+    h->lasting = lasting;
+    memset(x, 0, sizeof x);
+    di_status s = solve(&j, x);
+    int ok = s == DI_OK;
+    EQUAL(s, ok ? DI_OK : DI_EMEMORY);
+    SAYS(di_error(ctx), ok ? "" : "out of memory");
+    EQUAL(ok, fail_at > h->calls || !fail_at);
+    CHECK(di_finite(x, 2 * SMALL));
+    if (!cold) { /* a cold prior keeps its first working memory */
+        EQUAL(di_bytes(ctx), held);
+        EQUAL(h->live, live);
+    }
+    int calls = h->calls;
+    di_close(ctx);
+    EQUAL(h->live, 0);
+    ctx = before;
+    return ok ? 0 : calls;
+}
+
+static void test_allocation(void)
+{
+    heap h;
+    for (int k = 0; k < KINDS; k++)
+        for (int how = 0; how < 4; how++)
+            for (int at = 1; at < 400; at++) {
+                in_case("%s %s, request %d fails%s%s", kinds[k].solver, kinds[k].settings, at,
+                        how & 1 ? " and all after it" : "", how & 2 ? ", cold prior" : "");
+                if (!run_in(&h, &kinds[k], at, how & 1, how & 2))
+                    break;
+                CHECK(at < 399);
+            }
+}
+
+/* A network's own memory, made at the first call and kept by it, may fail too. */
+static void test_network_allocation(void)
+{
+    static const char *const names[][2] = { { "ddim", "steps=2" }, { "dps", "steps=2" },
+                                            { "dmplug", "iters=2 es=no" },
+                                            { "scg", "steps=3 n=2" } };
+    static di_real x[192], y[192];
+    heap h;
+    di_ctx *before = ctx;
+    for (int k = 0; k < 4; k++)
+        for (int at = 1, end = 0; !end && at < 100; at++) {
+            di_problem *p;
+            memset(&h, 0, sizeof h);
+            in_case("%s on a network, request %d fails", names[k][0], at);
+            EQUAL(di_open(&ctx, heap_alloc, &h), DI_OK);
+            EQUAL(di_problem_denoise(ctx, 3, 8, 8, &p), DI_OK);
+            job j = { .solver = names[k][0], .settings = names[k][1], .prior = network(8),
+                      .problem = k ? p : NULL, .y = y };
+            h.calls = 0;
+            h.fail_at = at;
+            di_status s = solve(&j, x);
+            end = !s;
+            EQUAL(s, h.calls < at ? DI_OK : DI_EMEMORY);
+            CHECK(at < 99);
+            di_close(ctx);
+            EQUAL(h.live, 0);
+        }
+    ctx = before;
+}
+
+/* What di_run_bytes says is what a run asks for, in one piece, beside tables of less than 64
+   KiB; on a network, what the run and its passes ask for. */
+static void check_bytes(heap *h, const kind *q, size_t n, int net)
+{
+    static di_real x[5 * 192], y[192];
+    di_run *run;
+    di_problem *p = NULL;
+    in_case("%s %s, bytes of %d samples%s", q->solver, q->settings, (int)n,
+            net ? " on a network" : "");
+    memset(h, 0, sizeof *h);
+    EQUAL(di_open(&ctx, heap_alloc, h), DI_OK);
+    di_free(ctx, di_new(ctx, 1, 1000));
+    size_t over = h->size[h->calls % 512] - 1000;
+    if (uses_problem(q))
+        EQUAL(di_problem_sr(ctx, 3, 8, 8, 2, DI_SR_MEAN, &p), DI_OK);
+    di_prior *prior = net ? network(8) : &watch(gaussian(3, 8, 8, 0, 0.25))->p;
+    EQUAL(di_run_open(ctx, di_solver_find(q->solver), prior, p, &run), DI_OK);
+    set_all(run, q->settings);
+    size_t said = di_run_bytes(run, n), held = di_bytes(ctx);
+    h->calls = 0;
+    EQUAL(di_run_go(run, y, 1, 0, n, x), DI_OK);
+    size_t peak = di_bytes_peak(ctx) - held;
+    int found = 0;
+    for (int i = 1; i <= h->calls && i < 512; i++)
+        found += h->size[i] == said + over;
+    EQUAL(found, !net);
+    CHECK(peak >= said);
+    CHECK(net || peak < said + 65536);
+    if (net) {
+        snprintf(where, sizeof where, "%s %s: peak over di_run_bytes, KiB", q->solver,
+                 q->settings);
+        figure(where, (double)(peak - said) / 1024);
+    }
+    di_run_close(run);
+    di_close(ctx);
+    EQUAL(h->live, 0);
+}
+
+static void test_bytes(void)
+{
+    di_ctx *before = ctx;
+    heap h;
+    for (int k = 0; k < KINDS; k++) {
+        check_bytes(&h, &kinds[k], 1, 0);
+        check_bytes(&h, &kinds[k], 5, 0);
+        if (!k || strcmp(kinds[k].solver, kinds[k - 1].solver))
+            check_bytes(&h, &kinds[k], 2, 1);
+    }
+    ctx = before;
+}
+
+/* ---- Saved runs ---- */
+
+typedef struct saver {
+    int seen, save_at, stop_at; /* reports so far; the one to save and to stop at, 0: none */
+    bytes *to;
+} saver;
+
+static int save_step(void *user, const di_step *s)
+{
+    saver *v = user;
+    (void)s;
+    if (++v->seen == v->save_at) {
+        v->to->n = 0;
+        EQUAL(di_run_save(running, state_write, v->to), DI_OK);
+    }
+    return v->seen == v->stop_at;
+}
+
+/* Saves at report `at` and stops there, or goes on to the end. */
+static di_status run_saving(job *j, int at, int stop, bytes *to, di_real *x)
+{
+    saver v = { 0, at, stop ? at : 0, to };
+    j->report = save_step;
+    j->user = &v;
+    di_status s = solve(j, x);
+    di_clear(ctx);
+    return s;
+}
+
+static int same_cost(di_cost a, di_cost b)
+{
+    return a.net == b.net && a.net_vjp == b.net_vjp && a.apply == b.apply
+           && a.apply_vjp == b.apply_vjp;
+}
+
+/* From every report of the run to its end; and from report to report, each time a fresh run. */
+static void check_saved(job j, size_t samples, int reports)
+{
+    static bytes state, chain, once;
+    di_real full[2 * SMALL], x[2 * SMALL];
+    j.n = samples;
+    EQUAL(solve(&j, full), DI_OK);
+    job whole = j;
+    chain.n = 0;
+    for (int at = 1; at <= reports; at++) {
+        job a = j, b = j, c = j;
+        EQUAL(run_saving(&a, at, 1, &state, x), DI_EINTERRUPTED);
+        EQUAL(run_saving(&a, at, 0, &once, x), DI_OK); /* saving disturbs nothing */
+        CHECK(same(x, full, samples * SMALL));
+        CHECK(state.n > 0 && state.n == once.n && memcmp(state.v, once.v, state.n) == 0);
+        saver rest = { 0 };
+        b.state = &state;
+        b.report = save_step;
+        b.user = &rest;
+        memset(x, 0x55, sizeof x);
+        EQUAL(solve(&b, x), DI_OK);
+        SAYS(di_error(ctx), "");
+        CHECK(same(x, full, samples * SMALL));
+        CHECK(same_cost(b.cost, whole.cost));
+        CHECK(strcmp(b.note, whole.note) == 0);
+        EQUAL(b.used, whole.used);
+        EQUAL(rest.seen, reports - at);
+        c.state = at > 1 ? &chain : NULL;
+        bytes before = chain;
+        c.state = at > 1 ? &before : NULL;
+        EQUAL(run_saving(&c, 1, 1, &chain, x), DI_EINTERRUPTED);
+        CHECK(state.n == chain.n && memcmp(state.v, chain.v, state.n) == 0);
+    }
+}
+
+static void test_saved(void)
+{
+    di_prior *prior = gaussian(1, 4, 4, 0.1, 0.25);
+    for (int k = 0; k < KINDS; k++) {
+        const kind *q = &kinds[k];
+        int single = (di_solver_find(q->solver)->needs & DI_ONE_BY_ONE) != 0;
+        job j = small(q, prior);
+        in_case("%s %s, saved", q->solver, q->settings);
+        check_saved(j, 1, q->steps);
+        in_case("%s %s, two samples saved", q->solver, q->settings);
+        check_saved(j, 2, single ? 2 * q->steps : q->steps);
+        in_case("%s %s, saved with replayed noise", q->solver, q->settings);
+        j.noise = normals();
+        j.count = NORMALS;
+        check_saved(j, 1, q->steps);
+    }
+}
+
+/* A state of a run, refused by the same solver's run of another kind, with x left empty. */
+static void check_alien(job j, bytes *state, const char *what)
+{
+    di_real x[2 * SMALL];
+    snprintf(where, sizeof where, "%s, a state of another %s", j.solver, what);
+    j.state = state;
+    j.report = record;
+    trace_begin(SMALL, 0);
+    refused(solve(&j, x), DI_EUSAGE, "the saved state is of another run");
+    EQUAL(trace.n, 0);
+}
+
+static void test_alien_states(void)
+{
+    static bytes state;
+    di_real x[2 * SMALL], y[FEW];
+    di_prior *prior = gaussian(1, 4, 4, 0.1, 0.25);
+    fill(y, FEW, 46);
+    for (int k = 0; k < KINDS; k++) {
+        job j = small(&kinds[k], prior), other = j;
+        char settings[120];
+        EQUAL(run_saving(&j, 2, 1, &state, x), DI_EINTERRUPTED);
+        other.seed++;
+        check_alien(other, &state, "seed");
+        other = j;
+        other.first++;
+        check_alien(other, &state, "sample");
+        other = j;
+        other.n = 2;
+        check_alien(other, &state, "number of samples");
+        other = j;
+        other.noise = normals();
+        other.count = NORMALS;
+        check_alien(other, &state, "noise");
+        other = j;
+        const di_param *p = di_solver_find(j.solver)->param;
+        snprintf(settings, sizeof settings, "%s %s", j.settings,
+                 strcmp(j.solver, "dmplug") == 0 ? "lr=0.02" : strcmp(p[0].key, "steps") == 0
+                 && strstr(j.settings, "steps=8") ? "steps=9" : "steps=6");
+        other.settings = settings;
+        check_alien(other, &state, "setting");
+        other = j;
+        other.prior = gaussian(1, 4, 8, 0, 1); /* another shape */
+        other.problem = NULL;
+        if (!j.problem)
+            check_alien(other, &state, "prior");
+        if (j.problem) {
+            other = j;
+            y[1] += (di_real)1e-6;
+            other.y = y;
+            check_alien(other, &state, "measurement");
+            y[1] = j.y[1];
+        }
+        other = small(&kinds[(k + 4) % KINDS], prior);
+        check_alien(other, &state, "solver");
+    }
+    job j = small(&kinds[0], prior);
+    in_case("a state of another schedule");
+    EQUAL(run_saving(&j, 2, 1, &state, x), DI_EINTERRUPTED);
+    spy *s = watch(prior);
+    s->p.steps = 999;
+    j.prior = &s->p;
+    check_alien(j, &state, "prior");
+}
+
+/* Cut short, lengthened, or with one byte changed, anywhere: refused when loaded, and the run
+   then starts at its beginning. */
+static void test_damaged_states(void)
+{
+    static bytes state, bad;
+    di_real x[SMALL], full[SMALL];
+    di_prior *prior = gaussian(1, 4, 4, 0.1, 0.25);
+    di_run *run;
+    job j = small(&kinds[0], prior);
+    for (int k = 0; strcmp(j.solver, "dps_mo"); k++)
+        j = small(&kinds[k], prior);
+    EQUAL(solve(&j, full), DI_OK);
+    EQUAL(run_saving(&j, 2, 1, &state, x), DI_EINTERRUPTED);
+    EQUAL(di_run_open(ctx, di_solver_find(j.solver), prior, j.problem, &run), DI_OK);
+    set_all(run, j.settings);
+    size_t held = di_bytes(ctx);
+    for (size_t n = 0; n < state.n; n++) {
+        in_case("a state cut to %d bytes of %d", (int)n, (int)state.n);
+        bad = state;
+        bad.n = n;
+        refused(di_run_load(run, state_read, &bad, n), DI_EINPUT, "the saved state is ");
+        EQUAL(di_bytes(ctx), held);
+    }
+    in_case("a state that is shorter than said");
+    refused(di_run_load(run, state_read, &state, state.n + 1), DI_EINPUT, "can't be read");
+    refused(di_run_load(run, state_read, &state, (uint64_t)-1), DI_EINPUT, "the saved state");
+    bad = state;
+    bad.n++;
+    in_case("a state with a byte more");
+    refused(di_run_load(run, state_read, &bad, bad.n), DI_EINPUT, "the saved state is damaged");
+    for (size_t i = 0; i < state.n; i++) {
+        in_case("a state with byte %d of %d flipped", (int)i, (int)state.n);
+        bad = state;
+        bad.v[i] ^= (unsigned char)(1u << i % 8);
+        refused(di_run_load(run, state_read, &bad, bad.n), DI_EINPUT,
+                "the saved state is damaged");
+        EQUAL(di_bytes(ctx), held);
+    }
+    in_case("a run after a state that was refused");
+    EQUAL(di_run_go(run, j.y, j.seed, 0, 1, x), DI_OK);
+    CHECK(same(x, full, SMALL));
+    EQUAL(di_bytes(ctx), held);
+    di_clear(ctx);
+    in_case("a state loaded and not used");
+    EQUAL(di_run_load(run, state_read, &state, state.n), DI_OK);
+    EQUAL(di_run_load(run, state_read, &state, state.n), DI_OK); /* again: the first goes */
+    di_run_close(run);
+    CHECK(di_bytes(ctx) < held);
+}
+
+/* A state that lies, with its checksum made right: `count` words of its head. The run refuses
+   it, or ends, well or not; it never reads or writes past what it has. */
+static void forge(bytes *b, size_t at, uint64_t word, int count)
+{
+    uint64_t h = 0; /* FNV-1a */
+    for (int i = 0; i < count; i++, at += sizeof word)
+        memcpy(b->v + at, &word, sizeof word);
+    for (size_t i = 0; i + 8 < b->n; i++)
+        h = (h ^ b->v[i]) * 0x100000001B3u;
+    memcpy(b->v + b->n - 8, &h, sizeof h);
+}
+
+static int check_forged(job j, const bytes *state, size_t at, uint64_t word, int count)
+{
+    static bytes bad;
+    di_real x[SMALL];
+    in_case("%s %s, a state with word %d forged", j.solver, j.settings, (int)at / 8);
+    bad = *state;
+    forge(&bad, at, word, count);
+    j.state = &bad;
+    di_status s = solve(&j, x);
+    CHECK(s == DI_OK || s == DI_EINPUT || s == DI_EUSAGE || s == DI_ENUMERIC);
+    EQUAL(s != DI_OK, di_error(ctx)[0] != 0);
+    CHECK(strlen(j.note) < sizeof j.note - 1 || memcmp(j.note, "AAAA", 4)); /* it ends */
+    di_clear(ctx);
+    return s != DI_OK;
+}
+
+static void test_forged_states(void)
+{
+    static const uint64_t words[] = { 0, 1, 6, 4096, 0x7FFFFFFF, 0x80000000u, (uint64_t)-1,
+        (uint64_t)1 << 40, (uint64_t)1 << 63, 0x7FF8000000000000u, 0x4141414141414141u };
+    static bytes state;
+    di_real x[SMALL];
+    di_prior *prior = gaussian(1, 4, 4, 0.1, 0.25);
+    int refusals = 0;
+    for (int k = 0; k < KINDS; k++) {
+        job j = small(&kinds[k], prior);
+        j.noise = normals();
+        j.count = NORMALS;
+        EQUAL(run_saving(&j, 2, 1, &state, x), DI_EINTERRUPTED);
+        j.report = NULL;
+        for (size_t at = 0; at < 400 && at + 208 <= state.n; at += 8) {
+            for (size_t w = 0; w < sizeof words / sizeof *words; w++)
+                refusals += check_forged(j, &state, at, words[w], 1);
+            check_forged(j, &state, at, 0x4141414141414141u, 25); /* a note without an end */
+        }
+    }
+    CHECK(refusals > 1000);
+}
+
+static int never_written(void *user, const void *src, size_t n)
+{
+    (void)user;
+    (void)src;
+    (void)n;
+    return 1;
+}
+
+static int save_nowhere(void *user, const di_step *s)
+{
+    (void)user;
+    refused(di_run_save(running, never_written, NULL), DI_EOUTPUT, "could not be written");
+    return s->step == s->steps;
+}
+
+static void test_save_refused(void)
+{
+    static bytes state;
+    di_real x[SMALL];
+    job j = small(&kinds[0], gaussian(1, 4, 4, 0, 0.25));
+    di_run *run;
+    in_case("a state that cannot be written");
+    j.report = save_nowhere;
+    refused(solve(&j, x), DI_EINTERRUPTED, "stopped at step 5 of 5");
+    in_case("a state outside the report");
+    EQUAL(di_run_open(ctx, di_solver_find(j.solver), j.prior, j.problem, &run), DI_OK);
+    refused(di_run_save(run, state_write, &state), DI_EUSAGE, "from within its report");
+    di_run_close(run);
+}
+
+/* ---- Needs ---- */
+
+/* Solvers for problems that ask for no more than `have`, as a message lists them. */
+static void would_do(unsigned have, char *list, size_t size)
+{
+    size_t used = (size_t)snprintf(list, size, ": ");
+    for (int i = 0; di_solver_at(i); i++)
+        if ((di_solver_at(i)->needs & DI_NEEDS_PROBLEM)
+            && !(di_solver_at(i)->needs & ~(have | DI_ONE_BY_ONE)))
+            used += (size_t)snprintf(list + used, size - used, "%s%s", used > 2 ? ", " : "",
+                                     di_solver_at(i)->name);
+}
+
+/* A^+ of A = (1, 1) */
+static void half_each(const di_problem *p, const di_real *y, di_real *x)
+{
+    (void)p;
+    x[0] = x[1] = y[0] / 2;
+}
+
+/* Every solver on a prior and a problem that have and lack what they can. */
 static void test_needs(void)
 {
-    static const struct {
-        const char *solver;
-        int linear, pinv, vjp; /* what the problem has */
-        const char *words;
-    } bad[] = {
-        { "ddnm", 0, 1, 1, "solver ddnm needs a linear map, which problem odd lacks" },
-        { "ddnm", 1, 0, 1, "solver ddnm needs a pseudo-inverse, which problem odd lacks" },
-        { "ddnm", 1, 0, 1, "these would do: dps" },
-        { "dps", 1, 1, 0, "solver dps needs a derivative, which problem odd lacks" },
-        { "dps", 1, 1, 0, "these would do: ddnm" },
-        { "dps", 0, 0, 0, "none yet" },
-        { "ddpm", 1, 1, 1, "solver ddpm samples the prior and uses no measurement" },
-        { "ddim", 1, 1, 1, "for problem odd these would do: dps, ddnm" } };
+    static const double A[2] = { 1, 1 };
     di_prior *prior = gaussian(1, 1, 2, 0, 1);
     di_run *run;
-    for (int i = 0; i < 8; i++) {
-        static const double A[2] = { 1, 1 };
-        di_problem p = matrix_problem(1, 2, A);
-        p.name = "odd";
-        p.linear = bad[i].linear;
-        p.pinv = bad[i].pinv ? matrix_apply : NULL;
-        p.vjp = bad[i].vjp ? matrix_apply_vjp : NULL;
-        in_case("needs %d", i);
-        refused(di_run_open(ctx, di_solver_find(bad[i].solver), prior, &p, &run), DI_EUSAGE,
-                bad[i].words);
-        CHECK(run == NULL);
+    for (int k = 0; di_solver_at(k); k++)
+        for (unsigned has = 0; has < 16; has++) {
+            const di_solver *s = di_solver_at(k);
+            unsigned have = DI_NEEDS_PROBLEM | (has & 1 ? DI_NEEDS_NET_VJP : 0)
+                            | (has & 2 ? DI_NEEDS_LINEAR : 0) | (has & 4 ? DI_NEEDS_PINV : 0)
+                            | (has & 8 ? DI_NEEDS_VJP : 0);
+            unsigned lacks = s->needs & ~(have | DI_ONE_BY_ONE);
+            char words[120], others[200];
+            di_problem p = matrix_problem(1, 2, A);
+            spy *w = watch(prior);
+            p.name = "odd";
+            p.linear = (has & 2) != 0;
+            p.pinv = has & 4 ? matrix_apply : NULL;
+            p.vjp = has & 8 ? matrix_apply_vjp : NULL;
+            w->p.vjp = has & 1 ? w->p.vjp : NULL;
+            in_case("%s with %x", s->name, has);
+            di_status got = di_run_open(ctx, s, &w->p, &p, &run);
+            if ((s->needs & DI_NEEDS_PROBLEM) && !lacks) {
+                EQUAL(got, DI_OK);
+                di_run_close(run);
+                continue;
+            }
+            if (!(s->needs & DI_NEEDS_PROBLEM))
+                snprintf(words, sizeof words, "solver %s samples the prior and uses no "
+                         "measurement; for problem odd these would do", s->name);
+            else if (lacks & DI_NEEDS_NET_VJP)
+                snprintf(words, sizeof words, "solver %s needs the prior's derivative",
+                         s->name);
+            else
+                snprintf(words, sizeof words, "solver %s needs %s, which problem odd lacks",
+                         s->name, lacks & DI_NEEDS_LINEAR ? "a linear map" : lacks
+                         & DI_NEEDS_PINV ? "a pseudo-inverse" : "a derivative");
+            would_do(have, others, sizeof others);
+            SAYS(di_error(ctx), words);
+            refused(got, DI_EUSAGE, others);
+            CHECK(run == NULL);
+        }
+}
+
+static void test_needs_at_all(void)
+{
+    static const double A[2] = { 1, 1 };
+    di_prior *prior = gaussian(1, 1, 2, 0, 1);
+    di_run *run;
+    di_problem own = matrix_problem(1, 2, A); /* linear, a pseudo-inverse, no SVD */
+    di_real y[1] = { 1 }, x[2];
+    own.pinv = half_each;
+    job j = { .solver = "ddnm", .settings = "steps=3", .prior = prior, .problem = &own,
+              .y = y };
+    in_case("ddnm on a problem without an SVD");
+    refused(solve(&j, x), DI_EUSAGE, "weight=one");
+    j.settings = "steps=3 weight=one";
+    EQUAL(solve(&j, x), DI_OK);
+    for (int k = 0; di_solver_at(k); k++) {
+        char words[80];
+        const di_solver *s = di_solver_at(k);
+        in_case("%s without a problem", s->name);
+        di_status got = di_run_open(ctx, s, prior, NULL, &run);
+        if (s->needs & DI_NEEDS_PROBLEM) {
+            snprintf(words, sizeof words, "solver %s needs a problem to solve (-p); to sample "
+                     "the prior alone use ddpm", s->name);
+            refused(got, DI_EUSAGE, words);
+        } else {
+            EQUAL(got, DI_OK);
+            di_run_close(run);
+        }
     }
-    in_case("needs a problem");
-    refused(di_run_open(ctx, di_solver_find("dps"), prior, NULL, &run), DI_EUSAGE,
-            "solver dps needs a problem to solve (-p); to sample the prior alone use ddpm or "
-            "ddim");
-    refused(di_run_open(ctx, di_solver_find("ddnm"), prior, NULL, &run), DI_EUSAGE,
-            "solver ddnm needs a problem");
+}
+
+/* ---- Settings ---- */
+
+/* Values beside and beyond what a parameter's `choice` allows are refused, the text says it. */
+static void check_choice(di_run *run, const di_solver *s, const di_param *p)
+{
+    char bad[6][40], words[80];
+    int n = 0;
+    const char *dots = strstr(p->choice, "..");
+    if (dots) {
+        double lo = strtod(p->choice, NULL), hi = strtod(dots + 2, NULL);
+        snprintf(bad[n++], 40, "%.9g", lo - (lo >= 1 ? 1 : 1e-9));
+        snprintf(bad[n++], 40, "%.9g", hi + 1);
+        snprintf(bad[n++], 40, "nan");
+        snprintf(bad[n++], 40, "1..2");
+        if (strstr(p->choice, "int"))
+            snprintf(bad[n++], 40, "%.9g", lo + 0.5);
+        snprintf(words, sizeof words, "number in %s", p->choice);
+    } else {
+        snprintf(bad[n++], 40, "%.30sx", p->value);
+        snprintf(bad[n++], 40, "%.*s", (int)strlen(p->value) - 1, p->value);
+        snprintf(bad[n++], 40, "%.39s", p->choice);
+        snprintf(words, sizeof words, "wants one of %.60s", p->choice);
+    }
+    snprintf(bad[n++], 40, "%s", "");
+    for (int i = 0; i < n; i++) {
+        in_case("%s %s=%s", s->name, p->key, bad[i]);
+        SAYS(p->note, " "); /* every parameter says something */
+        di_status got = di_run_set(run, p->key, bad[i]);
+        SAYS(di_error(ctx), s->name);
+        SAYS(di_error(ctx), p->key);
+        refused(got, DI_EUSAGE, words);
+        CHECK(strcmp(di_run_get(run, p->key), p->value) == 0); /* nothing has changed */
+    }
+}
+
+static void test_choices(void)
+{
+    static const double A[2] = { 1, 1 };
+    di_problem p = matrix_problem(1, 2, A);
+    p.pinv = matrix_apply;
+    di_prior *prior = gaussian(1, 1, 2, 0, 1);
+    di_run *run;
+    for (int k = 0; di_solver_at(k); k++) {
+        const di_solver *s = di_solver_at(k);
+        CHECK(di_solver_find(s->name) == s);
+        EQUAL(di_run_open(ctx, s, prior, s->needs ? &p : NULL, &run), DI_OK);
+        for (int i = 0; i < DI_MAX_PARAM && s->param[i].key; i++) {
+            in_case("%s %s", s->name, s->param[i].key); /* defaults are legal and in place */
+            CHECK(strcmp(di_run_get(run, s->param[i].key), s->param[i].value) == 0);
+            EQUAL(di_run_set(run, s->param[i].key, s->param[i].value), DI_OK);
+            SAYS(di_error(ctx), "");
+            check_choice(run, s, &s->param[i]);
+        }
+        di_run_close(run);
+    }
 }
 
 static void test_settings(void)
@@ -979,7 +1799,25 @@ static void test_settings(void)
         { "dps", "var", "", "wants one of" },
         { "dps", "var", "auto|fixed_small", "wants one of" },
         { "dps", "clip", "Yes", "dps clip=Yes: wants one of yes|no" },
-        { "ddim", "spacing", "uniform", "wants one of even|ddim" } };
+        { "ddim", "spacing", "uniform", "wants one of even|ddim" },
+        { "ddim", "spacing", "log", "wants one of even|ddim" },
+        { "cps", "n", "0", "cps n=0: wants a whole number in 1..65536" },
+        { "cps", "steps", "1", "cps steps=1: wants a whole number in 2..100000" },
+        { "scg", "n", "0", "scg n=0: wants a whole number in 1..65536" },
+        { "dps_mo", "sigma_y", "0", "dps_mo sigma_y=0: wants a number in 1e-6..100" },
+        { "dps_mo", "sigma_y", "-0.05", "wants a number in 1e-6..100" },
+        { "reddiff_mo", "sigma_y", "0", "reddiff_mo sigma_y=0: wants a number in 1e-6..100" },
+        { "dps_mo", "eta", "-5e-5", "dps_mo eta=-5e-5: wants a number in 0..1" },
+        { "dps_mo", "tau", "0", "dps_mo tau=0: wants a number in 1e-6..1000" },
+        { "dps_mo", "steps", "0", "dps_mo steps=0: wants a whole number" },
+        { "dps_mo", "n", "-1", "dps_mo n=-1: wants a whole number in 0..100000" },
+        { "reddiff", "lr", "0", "reddiff lr=0: wants a number in 1e-6..10" },
+        { "reddiff", "weight", "cubic", "wants one of linear|sqrt|square|log|clip|power" },
+        { "dmplug", "iters", "0", "dmplug iters=0: wants a whole number in 1..1000000" },
+        { "dmplug", "window", "1", "dmplug window=1: wants a whole number in 2..100000" },
+        { "dmplug", "lr", "-0.01", "dmplug lr=-0.01: wants a number" },
+        { "edm", "steps", "0", "edm steps=0: wants a whole number in 1..100000" },
+        { "edm", "step", "rk4", "edm step=rk4: wants one of heun|euler|sde" } };
     static const double A[2] = { 1, 1 };
     di_problem p = matrix_problem(1, 2, A);
     p.pinv = matrix_apply;
@@ -997,26 +1835,69 @@ static void test_settings(void)
         CHECK(strcmp(before, value ? value : "(none)") == 0); /* a refusal changes nothing */
         di_run_close(run);
     }
-    for (int k = 0; di_solver_at(k); k++) { /* defaults are legal and are the values */
-        const di_solver *s = di_solver_at(k);
-        CHECK(di_solver_find(s->name) == s);
-        EQUAL(di_run_open(ctx, s, prior, s->needs ? &p : NULL, &run), DI_OK);
-        for (int i = 0; i < DI_MAX_PARAM && s->param[i].key; i++) {
-            in_case("%s %s", s->name, s->param[i].key);
-            CHECK(strcmp(di_run_get(run, s->param[i].key), s->param[i].value) == 0);
-            EQUAL(di_run_set(run, s->param[i].key, s->param[i].value), DI_OK);
-            SAYS(di_error(ctx), "");
-            CHECK(strlen(s->param[i].note) > 0);
-        }
-        di_run_close(run);
-    }
     in_case("solver table");
     CHECK(di_solver_find("dsp") == NULL && di_solver_find("") == NULL);
     CHECK(di_solver_at(-1) == NULL && di_solver_at(1000) == NULL);
+    CHECK(di_default_at(-1) == NULL && di_default_at(1000) == NULL);
     static const char *const words[] = { "inpaint", "denoise", "gblur" };
     CHECK(strcmp(di_nearest("blur", words, 3), "gblur") == 0);
     CHECK(strcmp(di_nearest("impaint", words, 3), "inpaint") == 0);
     CHECK(strcmp(di_nearest("anything", words, 0), "") == 0);
+}
+
+/* Settings that are legal alone and do not go together: refused when the run starts, nothing
+   left behind. */
+static void test_combinations(void)
+{
+    static const char *const bad[][3] = { /* solver, settings, words */
+        { "ddpm", "steps=1001", "ddpm: steps=1001, but the prior has only 1000" },
+        { "ddpm", "steps=999 spacing=ddim", "no whole stride over 1000 steps keeps 999" },
+        { "ddnm", "steps=1001", "ddnm: steps=1001, but the prior has only 1000" },
+        { "dps", "steps=1001", "dps: steps=1001, but the prior has only 1000" },
+        { "dps", "steps=4 var=learned_range", "this prior has no variance head" },
+        { "reddiff", "steps=1001", "reddiff: steps=1001, but the prior has only 1000" },
+        { "dmplug", "iters=49", "dmplug: a window of 50 iterations is longer than the run of "
+          "49" },
+        { "dmplug", "iters=4 es=no steps=17", "dmplug: steps=17 keeps as many derivatives, at "
+          "most 16: say recompute=yes" },
+        { "edm", "smin=80", "edm: noise levels must fall, but go from 80 to 80 to 0" },
+        { "edm", "final=0.01", "edm: noise levels must fall, but go from 80 to 0.002 to 0.01" },
+        { "dps_mo", "smax=0.1 smin_rel=2", "dps_mo: noise levels must fall, but go from 0.1 to "
+          "0.1 to 0" },
+        { "reddiff_mo", "smin_rel=1000 sigma_y=1", "reddiff_mo: noise levels must fall" } };
+    di_real x[SMALL];
+    di_prior *prior = gaussian(1, 4, 4, 0, 0.25);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        kind q = { .solver = bad[i][0], .settings = bad[i][1] };
+        job j = small(&q, prior);
+        in_case("%s %s", q.solver, q.settings);
+        refused(solve(&j, x), DI_EUSAGE, bad[i][2]);
+        size_t held = di_bytes(ctx); /* the prior's own memory among it */
+        refused(solve(&j, x), DI_EUSAGE, bad[i][2]);
+        EQUAL(di_bytes(ctx), held);
+    }
+}
+
+/* A problem's own defaults are in place when a run of it is opened. */
+static void test_defaults(void)
+{
+    di_prior *prior = gaussian(1, 4, 4, 0, 0.25);
+    for (int i = 0; di_default_at(i); i++) {
+        const di_default *d = di_default_at(i);
+        di_problem *p;
+        di_run *run;
+        in_case("%s on %s: %s=%s", d->solver, d->problem, d->key, d->value);
+        EQUAL(di_problem_denoise(ctx, 1, 4, 4, &p), DI_OK);
+        EQUAL(di_run_open(ctx, di_solver_find(d->solver), prior, p, &run), DI_OK);
+        if (strcmp(d->problem, "denoise") != 0)
+            CHECK(strcmp(di_run_get(run, d->key), d->value) != 0);
+        di_run_close(run);
+        p->name = d->problem;
+        EQUAL(di_run_open(ctx, di_solver_find(d->solver), prior, p, &run), DI_OK);
+        SAYS(di_run_get(run, d->key), d->value);
+        EQUAL(di_run_set(run, d->key, d->value), DI_OK);
+        di_run_close(run);
+    }
 }
 
 /* ---- DPS against the official program (tests/vectors/README.md) -------------------------- */
@@ -1147,11 +2028,27 @@ int main(int argc, char **argv)
     test_dps_curved();
     test_dps_limits();
     test_ddnm();
+    test_table();
     test_batches();
     test_noise();
+    test_repeated();
     test_failures();
+    test_arguments();
+    test_divergence();
+    test_allocation();
+    test_network_allocation();
+    test_bytes();
+    test_saved();
+    test_alien_states();
+    test_damaged_states();
+    test_forged_states();
+    test_save_refused();
     test_needs();
+    test_needs_at_all();
+    test_choices();
     test_settings();
+    test_combinations();
+    test_defaults();
     test_official();
     SAYS(di_error(ctx), "");
     di_close(ctx);

@@ -14,9 +14,9 @@ measure() { # NAME PROBLEM...
 }
 measure box inpaint mask=box:24
 measure sr sr factor=4
-echo "restoring a 24x24 hole, then a picture seen at 16x16 (dps, 250 steps each)"
-./diffinv solve --numerics fast -s dps steps=250 scale=1.5 -y "$out/box.npy" --seed 1 -o "$out/box.png" \
+echo "restoring a 24x24 hole, then a picture seen at 16x16 (dps_mo, 100 network calls each)"
+./diffinv solve --numerics fast -s dps_mo -y "$out/box.npy" --seed 1 -o "$out/box.png" \
     --truth "$img" --sheet "$out/sheet.png" || exit $?
-./diffinv solve --numerics fast -s dps steps=250 scale=1.7 -y "$out/sr.npy" --seed 1 -o "$out/sr.png" \
+./diffinv solve --numerics fast -s dps_mo -y "$out/sr.npy" --seed 1 -o "$out/sr.png" \
     --truth "$img" --sheet "$out/sheet.png" --under "$out/sheet.png" || exit $?
 echo "look at $out/sheet.png: truth, measurement, simple answer, restored"
