@@ -1016,7 +1016,7 @@ static io_array vector(const char *name, const char *part)
 
 enum { SIDE = 32, PICTURE = 3 * SIDE * SIDE, NOISE = 125952, REPEATED = 200000 };
 #ifdef __TINYC__ /* 30 times slower than with vectors */
-enum { FOLLOWED = 5 };
+enum { FOLLOWED = 1 };
 #else
 enum { FOLLOWED = 20 };
 #endif
@@ -1186,11 +1186,9 @@ static void test_official_ddnm(void)
                   .count = REPEATED, .report = follow_step, .user = &f };
         in_case("%s", runs[k].name);
         if (CHECK(y.v && ref.v && ref.n == 2)) {
-            EQUAL(solve(&j, x), FOLLOWED < 20 ? DI_EINTERRUPTED : DI_OK);
-            di_clear(ctx);
-            if (FOLLOWED == 20)
-                EQUAL(j.used, runs[k].images * PICTURE);
-            if (FOLLOWED == 20 && !runs[k].vp) /* the answer is not scaled */
+            EQUAL(solve(&j, x), DI_OK);
+            EQUAL(j.used, runs[k].images * PICTURE);
+            if (!runs[k].vp) /* the answer is not scaled */
                 NEAR(distance_most(x, ref.v + PICTURE), 0, BOUND(1e-5, 1e-9));
             show_follow(runs[k].name, &f);
         }
@@ -1220,7 +1218,11 @@ int main(int argc, char **argv)
     open_scene();
     if (scene.prior) {
         test_official_reddiff();
-        test_official_ddnm();
+        if (FOLLOWED < 20)
+            printf("note: with tcc RED-diff's official runs are followed for %d step of 20, "
+                   "DDNM's not at all\n", FOLLOWED);
+        else
+            test_official_ddnm();
     }
     SAYS(di_error(ctx), "");
     di_close(ctx);
