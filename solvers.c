@@ -598,12 +598,12 @@ static void ddnm_travel(di_run *run, inter *it, const hooks *h)
         return;
     }
     double keep = it->s.abar[top] / it->s.abar[k];
-    it->draw = draw + (uint32_t)((it->s.K + 1) * (top - k + 1));
+    it->draw = draw + ((uint32_t)it->s.K + 1) * (uint32_t)(top - k + 1);
     normal(run, it->z, run->d, DI_STREAM_SOLVER, it->draw);
     for (size_t i = 0; i < run->n * run->d; i++)
         it->x[i] = (di_real)sqrt(keep) * it->x[i] + (di_real)sqrt(1 - keep) * it->z[i];
     for (int j = top; j > k && !run->ctx->status; j--) {
-        it->draw = draw + (uint32_t)((it->s.K + 1) * (j - k));
+        it->draw = draw + ((uint32_t)it->s.K + 1) * (uint32_t)(j - k);
         interleave_step(run, it, h, j);
     }
     it->k = k;
@@ -857,7 +857,7 @@ static di_status dps_mo(di_run *run)
     for (int i = run->step; i < g.K && !run->ctx->status; i++) {
         if (a)
             denoise(run, run->n, g.sigma[i], x, xh);
-        mo_call(run, &m, c ? x : xh, g.sigma[i], (uint32_t)(i * (m.N + 1)), xh);
+        mo_call(run, &m, c ? x : xh, g.sigma[i], (uint32_t)i * ((uint32_t)m.N + 1), xh);
         di_real keep = (di_real)(g.sigma[i + 1] / g.sigma[i]);
         for (size_t j = 0; j < all; j++)
             x[j] = keep * x[j] + (1 - keep) * xh[j];
@@ -883,7 +883,7 @@ static di_status reddiff_mo(di_run *run)
         for (size_t j = 0; j < run->n; j++)
             di_apply_pinv(run->problem, 1, run->y, mu + j * run->d);
     for (int i = run->step; i < g.K && !run->ctx->status; i++) {
-        mo_call(run, &m, mu, g.sigma[i], (uint32_t)(i * (m.N + 1)), xh);
+        mo_call(run, &m, mu, g.sigma[i], (uint32_t)i * ((uint32_t)m.N + 1), xh);
         residual(run, mu, m.r);
         back(run, mu, m.r, m.g);
         for (size_t j = 0; j < all; j++)
@@ -1282,7 +1282,8 @@ static di_status cps(di_run *run)
         int passes = (double)i / s.T > 0.001 && (double)i / s.T < window ? most : 1;
         double resid = -1;                                              /* of the last pass */
         for (int pass = 0; pass < passes && !run->ctx->status; pass++) {
-            uint32_t serial = 1 + (uint32_t)((i * most + pass) * (s.N + 2));
+            uint32_t turn = (uint32_t)i * (uint32_t)most + (uint32_t)pass;
+            uint32_t serial = 1 + turn * ((uint32_t)s.N + 2);
             double f = grid_mean(run, g, i, 1, s.x, s.u, s.mu);         /* l.1 */
             if (i < s.K) {
                 normal(run, s.z, d, DI_STREAM_SOLVER, serial);
@@ -1333,7 +1334,7 @@ static di_status scg(di_run *run)
     size_t d = run->d, m = run->m;
     for (int i = run->step; i < s.T && !run->ctx->status; i++) {
         int best = 0, guided = i >= s.K;
-        uint32_t serial = 1 + (uint32_t)(i * (s.N + 1));
+        uint32_t serial = 1 + (uint32_t)i * ((uint32_t)s.N + 1);
         size_t mark = run->noise_used;
         double f = grid_mean(run, &s.g, i, 1, s.x, s.u, s.mu), least = -1;          /* l.1 */
         if (i == s.T - 1 || (s.hole && i == s.K)) {

@@ -55,7 +55,7 @@ static const char help_solve[] =
     "  --noise FILE, --label K  normals to use; class, if the prior has classes\n"
     "  --threads N, --isa NAME  same numbers, another speed; --numerics fast differs\n"
     "Ctrl-C writes the estimate so far. @FILE.run reads a recorded run's settings:\n"
-    "  diffinv solve -s dps steps=250 -y y.npy -o out.png --sheet sheet.png\n"
+    "  diffinv solve -s dps_mo -y y.npy -o out.png --sheet sheet.png\n"
     "  diffinv solve @out.png.run --seed 7 -o other.png\n";
 
 static const char help_sample[] =
@@ -183,7 +183,7 @@ static void help(FILE *f)
     fputs("\n"
           "diffinv VERB --help says more. A first run, on any portrait:\n"
           "  diffinv measure -p inpaint mask=box:24 -i face.png --fit resize -o y.npy\n"
-          "  diffinv solve -s dps steps=250 -y y.npy -o out.png --sheet sheet.png\n"
+          "  diffinv solve -s dps_mo -y y.npy -o out.png --sheet sheet.png\n"
           "\n"
           "Exit codes: 1 usage, 2 input file, 3 memory, 4 numbers, 5 interrupted, 6 output\n",
           f);

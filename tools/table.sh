@@ -4,16 +4,28 @@
 #   sh tools/table.sh PICTURES.npy[FIRST:END] SYSTEM...
 # A SYSTEM is simple, dps100, dps1000 (scales tuned as the README says), dps100o, dps1000o (the
 # official scale), dps_mo, reddiff_mo, reddiff, dmplug, cps, scg or ddnm; none: all but the o's.
-# SETTINGS="--numerics fast --threads 1" are passed on, FOLDER=DIR keeps the pictures. Prints TSV,
-# means over the pictures; cost and seconds per picture.
+# SETTINGS="--numerics fast --threads 1" are passed on, FOLDER=DIR keeps the pictures, EACH=1 makes
+# a run of every picture (which then has the solver's noise of the first). Prints TSV, means over
+# the pictures; cost and seconds per picture.
 pictures=$1
-[ -n "$pictures" ] || { sed -n 2,9p "$0"; exit 1; }
+[ -n "$pictures" ] || { sed -n 2,10p "$0"; exit 1; }
 shift
 [ $# -gt 0 ] || set -- simple dps100 dps1000 dps_mo reddiff_mo reddiff dmplug cps scg ddnm
 work=${FOLDER:-$(mktemp -d)} || exit 6
 [ -n "$FOLDER" ] || trap 'rm -rf "$work"' EXIT
-mean() { awk -v k="$2" '/^mean|^0/ { line = $k } END { print line }' "$1"; }
-cost() { awk -F= -v k="cost.$2" -v n="$3" '$1 == k { printf "%.6g", $2 / n }' "$1"; }
+mean() { awk -v k="$2" '/^[0-9]/ { s += $k; n++ } END { printf "%.4f", s / n }' "$1"; }
+cost() { awk -F= -v k="cost.$2" -v n="$3" '$1 == k { s += $2 } END { printf "%.6g", s / n }' "$1"; }
+restore() { # SETTINGS: all pictures in a run, or each in its own
+    rm -f "$x.tsv" "$x.runs"
+    last=0; [ -n "$EACH" ] && last=$((n - 1))
+    for i in $(seq 0 $last); do
+        pick=; [ -n "$EACH" ] && pick="[$i:$((i + 1))]"
+        ./diffinv solve -q $SETTINGS -s "$@" -y "$y$pick" --truth "$truth$pick" --seed 2 \
+            -o "$x" >> "$x.tsv" || exit $?
+        cat "$x.run" >> "$x.runs"
+        [ -z "$EACH" ] || mv "$x" "${x%.npy}_$i.npy"
+    done
+}
 solver() { # SYSTEM PROBLEM: its settings
     case $1/$2 in
     dps100/box) echo dps steps=100 scale=4 ;;
@@ -34,21 +46,22 @@ row() { # NAME PROBLEM...
     y=$work/y_$name.npy
     ./diffinv measure -q -p "$@" sigma=0.05 --seed 1 -i "$pictures" -o "$y" \
         --simple "$work/simple_$name.npy" || exit $?
-    n=$(./diffinv eval "$work/simple_$name.npy" "$pictures" | grep -c '^[0-9]')
+    truth=$work/truth.npy
+    ./diffinv measure -q -p denoise sigma=0 -i "$pictures" -o "$truth" || exit $?
+    n=$(./diffinv eval "$work/simple_$name.npy" "$truth" | grep -c '^[0-9]')
     for system in $systems; do
         x=$work/${system}_$name.npy
         if [ "$system" = simple ]; then
-            ./diffinv eval "$work/simple_$name.npy" "$pictures" > "$x.tsv" || exit $?
+            ./diffinv eval "$work/simple_$name.npy" "$truth" > "$x.tsv" || exit $?
             printf '%s\t%s\t%s\t%s\n' "$name" simple "$(mean "$x.tsv" 2)" "$(mean "$x.tsv" 3)"
             continue
         fi
         s=$(solver "$system" "$name") || exit 1
         # shellcheck disable=SC2086
-        ./diffinv solve -q $SETTINGS -s $s -y "$y" --truth "$pictures" --seed 2 -o "$x" \
-            > "$x.tsv" || exit $?
+        restore $s
         printf '%s\t%s\t%s\t%s\t%s' "$name" "$system" "$(mean "$x.tsv" 3)" "$(mean "$x.tsv" 4)" \
             "$(awk -v r="$(mean "$x.tsv" 2)" 'BEGIN { printf "%.2f", r / 0.05 }')"
-        for k in net net_vjp apply seconds; do printf '\t%s' "$(cost "$x.run" $k "$n")"; done
+        for k in net net_vjp apply seconds; do printf '\t%s' "$(cost "$x.runs" $k "$n")"; done
         echo
     done
 }
