@@ -244,7 +244,8 @@ const char *di_run_note(const di_run *run); /* what the solver decided, for peop
 
 /* A run can be left and taken up later with the same bits. From within a report: writes the
    state of the run so far. Then, in another process: open and set the run as before, load, and
-   go with the same y, seed, first and n (checked); x is filled again. */
+   go with the same y, seed, first and n (checked; that problem and prior are the same is
+   for the caller to know); x, cost, note and noise count are those of the run. */
 typedef int (*di_write_fn)(void *user, const void *src, size_t n); /* 0 on success */
 di_status di_run_save(di_run *run, di_write_fn write, void *user);
 di_status di_run_load(di_run *run, di_read_fn read, void *user, uint64_t size);

@@ -522,13 +522,14 @@ static di_status dps(di_run *run)
 /* ==== 5. DDNM: the projection kind ===========================================================
    Y. Wang, J. Yu, J. Zhang, "Zero-Shot Image Restoration Using Denoising Diffusion Null-Space
    Model", arXiv 2212.00490v2, Algorithms 1 and 2 (time travel) and DDNM+ (eq. 17-19), as
-   devzhk/InverseBench writes it; with sg the noise level sqrt((1-abar)/abar), sg' the next, s the
-   singular value of a direction (1 for all of them with weight=one),
+   devzhk/InverseBench writes it; with sg the noise level sqrt((1-abar)/abar), sg' the next, s
+   the singular value of a direction (1 for all of them with weight=one),
      lam = min(1, sg' s/sigma_y),  gam = sqrt(max(0, sg'^2 - (lam sigma_y/s)^2)),
      xhat = x0 + lam A^+ (y - A x0),
      x'/sqrt(abar') = xhat + sqrt(1-eta^2) (sg'/sg) (x/sqrt(abar) - xhat) + eta gam z.
    Deviations: levels of the prior's table and x0 clamped by default. InverseBench: weight=one
-   spacing=log final=0.01 clip=no travel=1; one weight amplifies noise where s is small. */
+   spacing=log final=0.01 clip=no travel=1; one weight amplifies noise where s is small. With
+   its VP scaling (spacing=vp) theirs mixes x, not x/sqrt(abar), with xhat: mix=scaled. */
 
 /* z = V diag(w) V^T z, w = lam, or with noise eta gam; level: sg'. g holds the s of the run's
    problem, v is scratch. */
@@ -578,7 +579,8 @@ static void ddnm_reverse(di_run *run, inter *it)
     double abar = it->s.abar[it->k], prev = it->s.prev[it->k], eta = num(run, "eta");
     double sg = sqrt((1 - abar) / abar), next = sqrt((1 - prev) / prev);
     double turn = sqrt(1 - eta * eta) * next / sg;
-    di_real a = (di_real)(sqrt(prev) * (1 - turn)), b = (di_real)(sqrt(prev / abar) * turn);
+    double unscale = is(run, "mix", "scaled") ? 1 : abar;
+    di_real a = (di_real)(sqrt(prev) * (1 - turn)), b = (di_real)(sqrt(prev / unscale) * turn);
     di_real c = (di_real)sqrt(prev);
     normal(run, it->z, run->d, DI_STREAM_SOLVER, it->draw);
     ddnm_weigh(run, it, next, 1, it->z);
@@ -644,6 +646,16 @@ static di_status grid_new(di_run *run, grid *g, int K)
     return DI_OK;
 }
 
+/* An empty last step is legal (InverseBench's final is its smin), rounding apart. */
+static di_status grid_falls(di_run *run, const grid *g)
+{
+    double first = g->sigma[0], last = g->sigma[g->K - 1], final = g->sigma[g->K];
+    if (!(g->K == 1 || last < first) || !(final <= last * (1 + 1e-9)))
+        return di_fail(run->ctx, DI_EUSAGE, "%s: noise levels must fall, but go from %g to %g "
+                       "to %g", run->solver->name, first, last, final);
+    return DI_OK;
+}
+
 /* a^p, a >= 0 */
 static double power(double a, double p) { return a > 0 ? di_exp(p * di_log(a)) : 0; }
 
@@ -653,9 +665,6 @@ static di_status grid_edm(di_run *run, grid *g, int K, double smax, double smin,
 {
     if (grid_new(run, g, K))
         return DI_EMEMORY;
-    if (!(smin < smax) || !(final <= smin))
-        return di_fail(run->ctx, DI_EUSAGE, "%s: noise levels must fall, but go from %g to %g "
-                       "to %g", run->solver->name, smax, smin, final);
     double a = power(smax, 1 / rho), b = power(smin, 1 / rho);
     for (int i = 0; i <= K; i++) {
         g->t[i] = i == K ? final : i == 0 ? smax : i == K - 1 ? smin
@@ -663,7 +672,7 @@ static di_status grid_edm(di_run *run, grid *g, int K, double smax, double smin,
         g->sigma[i] = g->rate[i] = g->t[i];
         g->s[i] = 1;
     }
-    return DI_OK;
+    return grid_falls(run, g);
 }
 
 /* The VP process at even t from 1 to 0.001, then at level `final` (0.01: InverseBench, CPS). */
@@ -679,7 +688,7 @@ static di_status grid_vp(di_run *run, grid *g, int K, double final)
         g->rate[i] = (BETA_D * t + BETA_0) / 2;
         g->shrink[i] = -g->rate[i];
     }
-    return DI_OK;
+    return grid_falls(run, g);
 }
 
 /* sigma = sqrt(t), t geometric: the variance-exploding grid of arXiv 2011.13456, s = 1. */
@@ -695,7 +704,7 @@ static di_status grid_sqrt(di_run *run, grid *g, int K, double smax, double smin
         g->s[i] = 1;
         g->rate[i] = 0.5;
     }
-    return DI_OK;
+    return grid_falls(run, g);
 }
 
 /* One step of the generic stepper of devzhk/InverseBench, from node i: with dt = t_i - t_{i+1},
@@ -1413,6 +1422,7 @@ static const di_solver solvers[] = {
         { "spacing", "even", "even|ddim|log|vp",
           "kept steps of the prior's table, or InverseBench's levels (theirs: log)" },
         { "final", "0", "0..1", "last level of spacing=log, vp (InverseBench 0.01)" },
+        { "mix", "unscaled", "unscaled|scaled", "scaled: InverseBench's slip under VP" },
         P_CLIP }, ddnm, NULL },
     { "edm", "unconditional sampling by noise level",
       "Karras et al., arXiv 2206.00364v2, Alg. 1", 0, 4, 0,
