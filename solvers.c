@@ -326,7 +326,7 @@ static void estimate(const di_run *run, double abar, const di_real *x, const di_
 }
 
 /* ==== 3. The interleaving template ===========================================================
-   J. Sun, "Inverse problems with diffusion models" (slides, SIAM CSE, 6 March 2025): reverse
+   J. Sun, "Diffusion Models for Inverse Problems Done Right" (slides, 6 March 2025): reverse
    steps of the diffusion alternate with steps toward the measurement,
      l.1  x_T ~ N(0, I); for i = T-1, ..., 0:
      l.2    e = eps(x_i, i)
@@ -787,7 +787,7 @@ static di_status edm(di_run *run)
      (a, two calls a level; an unofficial port), or the iterate itself (c); 0 at first. */
 
 typedef struct mo {
-    int N, noise, sgld;
+    int N, noise;
     double eta, tau;
     di_real *z, *g, *r;
 } mo;
