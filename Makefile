@@ -63,6 +63,10 @@ libdiffinv$(S).so: $(LIB)
 $(B)/%.o: %.c diffinv.h
 	@mkdir -p $(B)
 	$(CC) $(ALL) -fPIC -c -o $@ $<
+# Elementwise and straight-line code: -O3 only makes it larger.
+$(B)/solvers.o $(B)/unet.o: $(B)/%.o: %.c diffinv.h
+	@mkdir -p $(B)
+	$(CC) $(ALL) -O2 -fPIC -c -o $@ $<
 $(B)/ops_v3.o: ops.c diffinv.h
 	@mkdir -p $(B)
 	$(CC) $(ALL) -fPIC -march=x86-64-v3 -DDI_KERNELS_ONLY -DDI_ISA=v3 -c -o $@ $<
@@ -71,7 +75,7 @@ $(B)/ops_v4.o: ops.c diffinv.h
 	$(CC) $(ALL) -fPIC -march=x86-64-v4 $(WIDE) -DDI_KERNELS_ONLY -DDI_ISA=v4 -c -o $@ $<
 $(B)/tools_%.o: tools/%.c diffinv.h $(TOOL_H)
 	@mkdir -p $(B)
-	$(CC) $(ALL) -O2 -DDI_DATADIR='"$(PREFIX)/share/diffinv"' -c -o $@ $<
+	$(CC) $(ALL) -Os -DDI_DATADIR='"$(PREFIX)/share/diffinv"' -c -o $@ $<
 
 demo: diffinv
 	sh tools/demo.sh $(IMG)

@@ -50,7 +50,7 @@ int verb_measure(cmd *c)
     make_spec spec;
     uint64_t seed;
     weights w;
-    int known, code = cmd_need(c, "input", &in) || cmd_need(c, "output", &out) ||
+    int known = 0, code = cmd_need(c, "input", &in) || cmd_need(c, "output", &out) ||
                       input_problem(c, NULL, NULL, &spec) || input_seed(c, &seed) ||
                       input_machine(c);
     if (!code)
