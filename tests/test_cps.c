@@ -4,8 +4,7 @@
 #define finish solver_finish /* solvers.c has one of its own, and so has check.h */
 #include "solvers.c"
 #undef finish
-#include "check.h"
-#include "../tools/io.h"
+#include "run.h"
 
 #include <stdlib.h>
 
@@ -15,58 +14,7 @@ enum { SLOW = 1 };
 enum { SLOW = 0 };
 #endif
 
-static di_ctx *ctx;
-
-/* ---- A run ------------------------------------------------------------------------------- */
-
-typedef struct job { /* what to run, and what came of it */
-    const char *solver, *settings;
-    di_prior *prior;
-    const di_problem *problem;
-    const di_real *y;
-    const float *noise;
-    size_t count, used, n;
-    uint64_t seed, first;
-    di_report_fn report;
-    void *user;
-    di_cost cost;
-    char note[200];
-} job;
-
-static void set_all(di_run *run, const char *settings)
-{
-    while (settings && *settings) {
-        char key[32] = "", value[32] = "";
-        sscanf(settings, "%31[^=]=%31s", key, value);
-        EQUAL(di_run_set(run, key, value), DI_OK);
-        settings += strcspn(settings, " ");
-        settings += strspn(settings, " ");
-    }
-}
-
-static di_status solve(job *j, di_real *x)
-{
-    di_run *run;
-    if (di_run_open(ctx, di_solver_find(j->solver), j->prior, j->problem, &run))
-        return ctx->status;
-    set_all(run, j->settings);
-    di_run_report(run, j->report, j->user);
-    if (j->noise)
-        di_run_noise(run, j->noise, j->count);
-    di_status s = di_run_go(run, j->y, j->seed, j->first, j->n ? j->n : 1, x);
-    j->used = di_run_noise_used(run);
-    j->cost = di_run_cost(run);
-    snprintf(j->note, sizeof j->note, "%s", di_run_note(run));
-    di_run_close(run);
-    return s;
-}
-
-static void refused(di_status got, di_status want, const char *words)
-{
-    EQUAL(got, want);
-    SAYS(di_error(ctx), words);
-    di_clear(ctx);
-}
+/* ---- Normals ----------------------------------------------------------------------------- */
 
 /* Normals for long runs: 2^22 of them, four times over. */
 enum { POOL = 1 << 24, FRESH = 1 << 22 };
@@ -1446,27 +1394,6 @@ static void test_scg(void)
 
 /* ---- Batches, samples, failures, a run taken up again ------------------------------------ */
 
-static int read_file(void *user, uint64_t offset, void *dst, size_t n)
-{
-    FILE *f = user;
-    return fseek(f, (long)offset, SEEK_SET) != 0 || fread(dst, 1, n, f) != n;
-}
-
-/* The small trained network (tests/vectors/README.md), which must be there. */
-static di_prior *network(int side)
-{
-    FILE *f = fopen("tests/vectors/dps.unw", "rb");
-    di_net *net;
-    di_prior *p = NULL;
-    if (CHECK(f != NULL) && fseek(f, 0, SEEK_END) == 0) {
-        EQUAL(di_net_open(ctx, read_file, f, (uint64_t)ftell(f), 0, &net), DI_OK);
-        fclose(f);
-        if (net)
-            EQUAL(di_prior_net(net, side, side, &p), DI_OK);
-    }
-    return p;
-}
-
 static void test_batches(void)
 {
     static const char *const batch[] = { "1", "3", "16", "7" };
@@ -1623,16 +1550,6 @@ static void test_failures(void)
 
 /* ---- The official programs (tests/vectors/README.md) ------------------------------------- */
 
-static io_array vector(const char *name)
-{
-    char path[64], err[256] = "";
-    io_array a;
-    snprintf(path, sizeof path, "tests/vectors/%s.npy", name);
-    if (!CHECK(io_read(&a, path, err, sizeof err) == 0))
-        printf("     %s\n", err);
-    return a;
-}
-
 enum { SIDE = 32, PICTURE = 3 * SIDE * SIDE };
 typedef struct official {
     io_array x;
@@ -1689,7 +1606,7 @@ static void test_official(void)
     if (SLOW)
         printf("note: with tcc two official runs are followed, for one step\n");
     di_prior *prior = network(SIDE);
-    io_array noise = vector("dps.noise");
+    io_array noise = vector("dps.noise", "");
     size_t count = noise.n * noise.c * noise.h * noise.w;
     for (size_t i = 0; noise.v && i < POOL; i++) /* read over and over */
         pool[i] = (float)noise.v[i % count];
@@ -1701,9 +1618,9 @@ static void test_official(void)
         in_case("%s", task[k].name);
         snprintf(name, sizeof name, "%s.x", task[k].name);
         snprintf(settings, sizeof settings, "%s time=continuous", task[k].settings);
-        io_array y = vector(is_sr ? "dps_sr.y" : "dps_inpaint.y");
+        io_array y = vector(is_sr ? "dps_sr.y" : "dps_inpaint.y", "");
         official o = { .after = task[k].after, .tolerance = task[k].tolerance,
-                       .stop = stop, .x = vector(name) };
+                       .stop = stop, .x = vector(name, "") };
         job j = { .solver = task[k].solver, .settings = settings, .prior = prior,
                   .problem = problem[is_sr], .y = y.v, .noise = pool, .count = POOL,
                   .report = compare, .user = &o };

@@ -6,8 +6,7 @@
 #define finish solver_finish /* solvers.c has one of its own, and so has check.h */
 #include "solvers.c"
 #undef finish
-#include "check.h"
-#include "../tools/io.h"
+#include "run.h"
 
 #include <stdlib.h>
 
@@ -17,57 +16,7 @@ enum { SLOW = 1 };
 enum { SLOW = 0 };
 #endif
 
-static di_ctx *ctx;
-
-/* ---- A run, and the map R by itself ------------------------------------------------------ */
-
-typedef struct job { /* what to run, and what came of it */
-    const char *settings;
-    di_prior *prior;
-    const di_problem *problem;
-    const di_real *y;
-    const float *noise;
-    size_t count, n;
-    uint64_t seed, first;
-    di_report_fn report;
-    void *user;
-    di_cost cost;
-    char note[200];
-} job;
-
-static void set_all(di_run *run, const char *settings)
-{
-    while (settings && *settings) {
-        char key[32] = "", value[32] = "";
-        sscanf(settings, "%31[^=]=%31s", key, value);
-        EQUAL(di_run_set(run, key, value), DI_OK);
-        settings += strcspn(settings, " ");
-        settings += strspn(settings, " ");
-    }
-}
-
-static di_status solve(job *j, di_real *x)
-{
-    di_run *run;
-    if (di_run_open(ctx, di_solver_find("dmplug"), j->prior, j->problem, &run))
-        return ctx->status;
-    set_all(run, j->settings);
-    di_run_report(run, j->report, j->user);
-    if (j->noise)
-        di_run_noise(run, j->noise, j->count);
-    di_status s = di_run_go(run, j->y, j->seed, j->first, j->n ? j->n : 1, x);
-    j->cost = di_run_cost(run);
-    snprintf(j->note, sizeof j->note, "%s", di_run_note(run));
-    di_run_close(run);
-    return s;
-}
-
-static void refused(di_status got, di_status want, const char *words)
-{
-    EQUAL(got, want);
-    SAYS(di_error(ctx), words);
-    di_clear(ctx);
-}
+/* ---- The map R by itself ----------------------------------------------------------------- */
 
 enum { D = 64 };
 typedef struct plug { /* R and L with their derivatives, as dmplug calls them */
@@ -372,7 +321,8 @@ static void test_twin(void)
     di_problem square = { .ctx = ctx, .name = "square", .x = { 1, 1, 1 }, .y = { 1, 1, 1 },
                           .apply = square_apply, .vjp = square_vjp };
     di_real y[1] = { (di_real)0.64 }, x[1];
-    job j = { .settings = "clip=no es=no iters=300 start=zero", .prior = twin(),
+    job j = { .solver = "dmplug",
+              .settings = "clip=no es=no iters=300 start=zero", .prior = twin(),
               .problem = &square, .y = y };
     in_case("T10 saddle");
     EQUAL(solve(&j, x), DI_OK);
@@ -440,7 +390,7 @@ static void test_affine(void)
         { 2, 0.0199977097 }, { 3, 0.0299915876 }, { 100, 0.8184701516 } };
     di_real x[3];
     double h[2] = { 0.5 * 0.5039853256, 0 };
-    job j = { .settings = "clip=no es=no iters=2000 start=zero", .y = Y2,
+    job j = { .solver = "dmplug", .settings = "clip=no es=no iters=2000 start=zero", .y = Y2,
               .prior = gaussian(3, ZERO, lam), .problem = matrix(2, 3, A23) };
     in_case("T4");
     look_at(&j, 3, 0);
@@ -756,27 +706,6 @@ static void test_clip(void)
 
 /* ---- T13, T14: recomputation, the variance head ------------------------------------------ */
 
-static int read_file(void *user, uint64_t offset, void *dst, size_t n)
-{
-    FILE *f = user;
-    return fseek(f, (long)offset, SEEK_SET) != 0 || fread(dst, 1, n, f) != n;
-}
-
-/* The small trained network (tests/vectors/README.md), which must be there. */
-static di_prior *network(int side)
-{
-    FILE *f = fopen("tests/vectors/dps.unw", "rb");
-    di_net *net;
-    di_prior *p = NULL;
-    if (CHECK(f != NULL) && fseek(f, 0, SEEK_END) == 0) {
-        EQUAL(di_net_open(ctx, read_file, f, (uint64_t)ftell(f), 0, &net), DI_OK);
-        fclose(f);
-        if (net)
-            EQUAL(di_prior_net(net, side, side, &p), DI_OK);
-    }
-    return p;
-}
-
 static void test_recompute(void)
 {
     static const int steps[] = { 1, 2, 3, 5, 16 };
@@ -793,7 +722,8 @@ static void test_recompute(void)
                 snprintf(settings, sizeof settings, "es=no iters=%u steps=%u recompute=%s",
                          iters, T, r ? "yes" : "no");
                 in_case("T13 %s, %s", k ? "network" : "mixture", settings);
-                job j = { .settings = settings, .prior = prior[k], .problem = p[k],
+                job j = { .solver = "dmplug",
+                          .settings = settings, .prior = prior[k], .problem = p[k],
                           .y = k ? y : Y2, .seed = 4 };
                 EQUAL(solve(&j, x[r]), DI_OK);
                 EQUAL(j.cost.net, iters * (r ? 2 * T - 1 : T));
@@ -814,7 +744,8 @@ static void test_recompute(void)
     }
     CHECK(memcmp(g[0], g[1], sizeof g[0]) == 0);
     in_case("T13 too many to keep");
-    job j = { .settings = "es=no iters=2 steps=17", .prior = prior[0], .problem = p[0],
+    job j = { .solver = "dmplug",
+              .settings = "es=no iters=2 steps=17", .prior = prior[0], .problem = p[0],
               .y = Y2 };
     refused(solve(&j, x[0]), DI_EUSAGE, "steps=17 keeps as many derivatives, at most 16: say "
             "recompute=yes");
@@ -831,7 +762,8 @@ static void test_head(void)
 {
     di_real x[3], other[3];
     spy *s = watch(mixture3());
-    job j = { .settings = "iters=20 es=no", .prior = s->inner, .problem = matrix(2, 3, A23),
+    job j = { .solver = "dmplug",
+              .settings = "iters=20 es=no", .prior = s->inner, .problem = matrix(2, 3, A23),
               .y = Y2, .seed = 5 };
     in_case("T14");
     EQUAL(solve(&j, x), DI_OK);
@@ -1065,7 +997,8 @@ static void test_early(void)
     for (int i = 0; i < 5; i++) {
         char words[120];
         int stop, r = strstr(run[i].settings, "recompute") ? 5 : 3;
-        job j = { .settings = run[i].settings, .prior = gaussian(5, mu, lam), .problem = p,
+        job j = { .solver = "dmplug",
+                  .settings = run[i].settings, .prior = gaussian(5, mu, lam), .problem = p,
                   .y = y, .seed = 11 };
         in_case("ES %s", run[i].settings);
         look_at(&j, 5, 0);
@@ -1094,7 +1027,8 @@ static void test_early(void)
         EQUAL(j.note[0], 0);
     }
     in_case("ES, a window longer than the run");
-    job j = { .settings = "window=51 iters=50", .prior = gaussian(5, mu, lam), .problem = p,
+    job j = { .solver = "dmplug",
+              .settings = "window=51 iters=50", .prior = gaussian(5, mu, lam), .problem = p,
               .y = y };
     refused(solve(&j, x), DI_EUSAGE, "a window of 51 iterations is longer than the run of 50: "
             "lower window, raise iters, or say es=no");
@@ -1116,7 +1050,8 @@ static void test_failures(void)
     di_problem *p = matrix(2, 3, A23);
     for (int i = 0; i < 2; i++) {
         spy *s = watch(prior);
-        job j = { .settings = settings[i], .prior = &s->p, .problem = p, .y = Y2, .seed = 2 };
+        job j = { .solver = "dmplug",
+                  .settings = settings[i], .prior = &s->p, .problem = p, .y = Y2, .seed = 2 };
         in_case("NaN in iteration 6, %s", settings[i]);
         s->nan_at = 3 * 5 + 2;
         look_at(&j, 3, 0);
@@ -1152,7 +1087,8 @@ static void test_samples(void)
 {
     static const double lam[3] = { 1, 0.25, 0.04 };
     di_real all[9], x[3];
-    job j = { .settings = "iters=30 window=5 patience=4 lr=0.3", .y = Y2, .seed = 3, .first = 5,
+    job j = { .solver = "dmplug",
+              .settings = "iters=30 window=5 patience=4 lr=0.3", .y = Y2, .seed = 3, .first = 5,
               .prior = gaussian(3, ZERO, lam), .problem = matrix(2, 3, A23), .n = 3 };
     in_case("samples one by one");
     EQUAL(solve(&j, all), DI_OK);
@@ -1215,7 +1151,8 @@ static void test_resume(void)
     di_prior *prior = gaussian(3, ZERO, lam);
     di_problem *p = matrix(2, 3, A23);
     const char *settings = "iters=60 window=6 patience=9 lr=0.3";
-    job j = { .settings = settings, .prior = prior, .problem = p, .y = Y2, .seed = 8 };
+    job j = { .solver = "dmplug",
+              .settings = settings, .prior = prior, .problem = p, .y = Y2, .seed = 8 };
     in_case("a run taken up again");
     look_at(&j, 3, 0);
     EQUAL(solve(&j, whole), DI_OK);
@@ -1244,16 +1181,6 @@ static void test_resume(void)
 }
 
 /* ---- The official program (tests/vectors/README.md) -------------------------------------- */
-
-static io_array vector(const char *name)
-{
-    char path[64], err[256] = "";
-    io_array a;
-    snprintf(path, sizeof path, "tests/vectors/%s.npy", name);
-    if (!CHECK(io_read(&a, path, err, sizeof err) == 0))
-        printf("     %s\n", err);
-    return a;
-}
 
 enum { SIDE = 32, PICTURE = 3 * SIDE * SIDE };
 typedef struct official {
@@ -1307,22 +1234,23 @@ static void test_official(void)
     EQUAL(di_problem_inpaint(ctx, 3, SIDE, SIDE, mask, &problem[0]), DI_OK);
     EQUAL(di_problem_sr(ctx, 3, SIDE, SIDE, 4, DI_SR_BICUBIC, &problem[1]), DI_OK);
     di_prior *prior = network(SIDE);
-    io_array noise = vector("dps.noise");
+    io_array noise = vector("dps.noise", "");
     for (int i = 0; noise.v && i < PICTURE; i++)
         normals[i] = (float)noise.v[i];
     for (int k = 0; k < (SLOW ? 1 : 3) && prior && noise.v; k++) {
         char name[40];
         in_case("%s", task[k].name);
-        io_array y = vector(task[k].y), rec = { 0 };
+        io_array y = vector(task[k].y, ""), rec = { 0 };
         official o = { .after = task[k].after, .off_z = task[k].z, .off_loss = task[k].loss };
         snprintf(name, sizeof name, "%s.z", task[k].name);
-        o.z = vector(name);
+        o.z = vector(name, "");
         snprintf(name, sizeof name, "%s.loss", task[k].name);
-        o.loss = vector(name);
+        o.loss = vector(name, "");
         snprintf(name, sizeof name, "%s.x", task[k].name);
         if (k < 2)
-            rec = vector(name);
-        job j = { .settings = task[k].settings, .prior = prior, .problem = problem[k == 1],
+            rec = vector(name, "");
+        job j = { .solver = "dmplug",
+                  .settings = task[k].settings, .prior = prior, .problem = problem[k == 1],
                   .y = y.v, .noise = normals, .count = PICTURE, .report = compare, .user = &o };
         if (CHECK(y.v && o.z.v && o.loss.v && (k == 2 || rec.v) && o.z.n == (k < 2 ? 4 : 2))) {
             EQUAL(solve(&j, x), SLOW ? DI_EINTERRUPTED : DI_OK);

@@ -5,56 +5,11 @@
 #define finish solver_finish /* solvers.c has one of its own, and so has check.h */
 #include "solvers.c"
 #undef finish
-#include "check.h"
-#include "../tools/io.h"
+#include "run.h"
 
 #include <stdlib.h>
 
-static di_ctx *ctx;
-
-/* ---- A run ------------------------------------------------------------------------------- */
-
-typedef struct job { /* what to run, and what came of it */
-    const di_solver *solver;
-    const char *settings;               /* "key=value key=value" */
-    di_prior *prior;
-    const di_problem *problem;
-    const di_real *y;
-    const float *noise;
-    size_t count, used;
-    uint64_t seed;
-    size_t n;                           /* 0 stands for 1 */
-    di_report_fn report;
-    void *user;
-    di_cost cost;
-} job;
-
-static void set_all(di_run *run, const char *settings)
-{
-    while (settings && *settings) {
-        char key[32] = "", value[32] = "";
-        sscanf(settings, "%31[^=]=%31s", key, value);
-        EQUAL(di_run_set(run, key, value), DI_OK);
-        settings += strcspn(settings, " ");
-        settings += strspn(settings, " ");
-    }
-}
-
-static di_status solve(job *j, di_real *x)
-{
-    di_run *run;
-    if (di_run_open(ctx, j->solver, j->prior, j->problem, &run))
-        return ctx->status;
-    set_all(run, j->settings);
-    di_run_report(run, j->report, j->user);
-    if (j->noise)
-        di_run_noise(run, j->noise, j->count);
-    di_status s = di_run_go(run, j->y, j->seed, 0, j->n ? j->n : 1, x);
-    j->used = di_run_noise_used(run);
-    j->cost = di_run_cost(run);
-    di_run_close(run);
-    return s;
-}
+/* ---- Priors and problems ----------------------------------------------------------------- */
 
 /* N(m, v I) */
 static di_prior *gaussian(int d, double m, double v)
@@ -157,7 +112,7 @@ static double flow_error(const char *settings, double start, double end, int cal
 {
     static const float one[1] = { 1 };
     di_real x[1];
-    job j = { .solver = di_solver_find("edm"), .settings = settings, .noise = one, .count = 1,
+    job j = { .solver = "edm", .settings = settings, .noise = one, .count = 1,
               .prior = gaussian(1, 0, 0.25) };
     EQUAL(solve(&j, x), DI_OK);
     EQUAL(j.cost.net, calls);
@@ -257,7 +212,7 @@ static void test_nodes(void)
         int i = known[k].i, K = known[k].K;
         snprintf(settings, sizeof settings, "steps=%d", K);
         in_case("the VP grid, K = %d, node %d", K, i);
-        job j = { .solver = &nodes_solver, .settings = settings, .prior = gaussian(1, 0, 1) };
+        job j = { .own = &nodes_solver, .settings = settings, .prior = gaussian(1, 0, 1) };
         EQUAL(solve(&j, x), DI_OK);
         NEAR(nodes.t[i], known[k].t, 5e-7);
         NEAR(nodes.sigma[i], known[k].sigma, 1e-5 * known[k].sigma);
@@ -279,7 +234,7 @@ static void test_nodes(void)
 static void test_sde(void)
 {
     enum { K = 500 };
-    job j = { .solver = di_solver_find("edm"),
+    job j = { .solver = "edm",
               .settings = "steps=500 grid=vp step=sde final=0.01",
               .prior = gaussian(K + 2, 0, 1) };
     in_case("edm, the reverse SDE on N(0, I)");
@@ -290,7 +245,7 @@ static void test_sde(void)
     j.noise = noise;
     j.count = (K + 1) * (size_t)(K + 2);
     EQUAL(solve(&j, x), DI_OK);
-    EQUAL(solve(&(job){ .solver = &nodes_solver, .settings = "steps=500", .prior = j.prior },
+    EQUAL(solve(&(job){ .own = &nodes_solver, .settings = "steps=500", .prior = j.prior },
                 one), DI_OK);
     double V = vp_sigma(1), s = di_exp(-(BETA_D / 2 + BETA_0) / 2), most = 0;
     V = V * V * s * s;
@@ -336,7 +291,7 @@ static void test_sgld(void)
     static di_real x[N * D], y[D];
     double s = s0;
     di_problem p = scaling(27, &s), many = scaling(D, &s), few = scaling(1, &s);
-    job j = { .solver = &fixed_solver, .settings = "tau=0.05 eta=4e-4 n=25 z0=-1",
+    job j = { .own = &fixed_solver, .settings = "tau=0.05 eta=4e-4 n=25 z0=-1",
               .prior = gaussian(27, 0, 1), .problem = &p };
     in_case("SGLD law");
     law w = law_of(j, 0.3, 26, 0);
@@ -403,7 +358,7 @@ static void test_calls(void)
 {
     double s = 0.7, none = 0;
     di_problem p = scaling(521, &s), null = scaling(601, &none), quiet = scaling(121, &none);
-    job j = { .solver = &fixed_solver, .prior = gaussian(521, 0.2, 1), .problem = &p,
+    job j = { .own = &fixed_solver, .prior = gaussian(521, 0.2, 1), .problem = &p,
               .settings = "tau=0.05 eta=4e-4 n=25 sigma=0.3 steps=20" };
     in_case("MO calls at one level");
     law w = law_of(j, 0.3, 520, 0);
@@ -467,7 +422,7 @@ static void test_bookkeeping(void)
         books b = { .d = D };
         snprintf(settings, sizeof settings, "steps=12 n=5 smin_rel=2 variant=%c", "abc"[v]);
         in_case("dps_mo %s", settings);
-        job j = { .solver = di_solver_find("dps_mo"), .settings = settings, .y = y,
+        job j = { .solver = "dps_mo", .settings = settings, .y = y,
                   .prior = gaussian(D, 0.1, 0.25), .problem = p, .noise = noise,
                   .count = DRAWS * D, .report = keep_books, .user = &b };
         EQUAL(solve(&j, x), DI_OK);
@@ -489,7 +444,7 @@ static double gain(const char *settings, double s, double v)
 {
     di_real x[2], y[2] = { (di_real)(0.25 * s), (di_real)(0.75 * s) };
     di_problem p = scaling(1, &s);
-    job j = { .solver = di_solver_find("dps_mo"), .prior = gaussian(1, 0, v), .problem = &p };
+    job j = { .solver = "dps_mo", .prior = gaussian(1, 0, v), .problem = &p };
     char with[200];
     snprintf(with, sizeof with, SETTING "noise=no %s", settings);
     in_case("dps_mo %s s=%g", settings, s);
@@ -519,7 +474,7 @@ static void test_bayes(void)
     enum { K = 100, DRAWS = 1 + K * 51 };
     double one = 1;
     di_problem p = scaling(52, &one);
-    job j = { .solver = di_solver_find("dps_mo"), .problem = &p,
+    job j = { .solver = "dps_mo", .problem = &p,
               .settings = SETTING "smin_rel=1",
               .prior = gaussian(52, 0, 0.25) };
     in_case("dps_mo, spread at the Bayes point");
@@ -579,7 +534,7 @@ static tally count_modes(const char *solver, const char *settings, di_real a0, d
     char with[200];
     snprintf(with, sizeof with, SETTING "%s", settings);
     EQUAL(di_problem_matrix(ctx, 1, 1, 2, 1, A, &p), DI_OK);
-    job j = { .solver = di_solver_find(solver), .settings = with, .prior = three_modes(),
+    job j = { .solver = solver, .settings = with, .prior = three_modes(),
               .problem = p, .y = ys, .n = RUNS };
     EQUAL(solve(&j, x), DI_OK);
     for (int i = 0; i < RUNS; i++) {
@@ -681,7 +636,7 @@ static void test_reddiff_mean(void)
     in_case("RED-diff, E[e - eps]");
     for (int k = -1; k <= 1; k += 2) {
         float noise[2] = { 5, 1.25f * (float)k };
-        job j = { .solver = di_solver_find("reddiff"), .settings = "steps=1", .prior = &f->p,
+        job j = { .solver = "reddiff", .settings = "steps=1", .prior = &f->p,
                   .problem = p, .y = y, .noise = noise, .count = 2 };
         EQUAL(solve(&j, x), DI_OK);
         EQUAL(x[0], y[0]); /* the answer is mu before the step */
@@ -707,7 +662,7 @@ static void check_fixed_point(const char *settings, double lambda, double obs)
     di_real x[D], y[D] = { (di_real)0.4, (di_real)-0.2, (di_real)0.9 }, mu[D];
     double scale = s;
     di_problem p = scaling(D, &scale);
-    job j = { .solver = di_solver_find("reddiff"), .settings = settings, .noise = noise,
+    job j = { .solver = "reddiff", .settings = settings, .noise = noise,
               .prior = &flat_prior(D, sigma, mu0, c)->p, .problem = &p, .y = y,
               .count = 2 * T * D, .report = copy_x, .user = mu };
     double k = lambda * sigma * sigma / (D * (c * c + sigma * sigma)), far = 0;
@@ -818,13 +773,13 @@ static void test_weights(void)
         snprintf(settings, sizeof settings, "steps=10 start=zero weight=%s lr=%g lambda=%g "
                  "obs_weight=%g sigma_x0=%g", rc.rule, rc.lr, rc.lambda, rc.obs, rc.sigma_x0);
         in_case("reddiff %s", settings);
-        job j = { .solver = di_solver_find("reddiff"), .settings = settings, .problem = p,
+        job j = { .solver = "reddiff", .settings = settings, .problem = p,
                   .prior = gaussian(3, 0.1, 0.25), .y = y, .noise = noise, .count = 60,
                   .report = compare_mu };
         EQUAL(solve(&j, x), DI_OK);
         figure(where, rc.now.far);
     }
-    job j = { .solver = di_solver_find("reddiff"), .settings = "steps=1", .problem = p, .y = y,
+    job j = { .solver = "reddiff", .settings = "steps=1", .problem = p, .y = y,
               .prior = gaussian(3, 0.1, 0.25), .noise = noise, .count = 6 };
     di_real start[3];
     in_case("reddiff starts at the pseudo-inverse");
@@ -847,7 +802,7 @@ static void test_reddiff_mo_step(void)
         snprintf(settings, sizeof settings, "steps=1 n=5 lr=0.2 lambda=%g obs_weight=%g",
                  lambda, obs);
         in_case("reddiff_mo %s", settings);
-        job j = { .solver = di_solver_find("reddiff_mo"), .settings = settings, .problem = &p,
+        job j = { .solver = "reddiff_mo", .settings = settings, .problem = &p,
                   .prior = gaussian(D, 0.1, 0.25), .y = y, .report = copy_x, .user = mu };
         EQUAL(solve(&j, x), DI_OK);
         for (int i = 0; i < 3; i++) { /* mu was 0 */
@@ -934,7 +889,7 @@ static double check_travel(travel v, const di_problem *p, int vp, double final)
              "weight=%s clip=no", v.K, vp ? "vp" : "log", v.L, v.sigma_y, final,
              v.one ? "one" : "each");
     in_case("ddnm %s", settings);
-    job j = { .solver = di_solver_find("ddnm"), .settings = settings, .problem = p, .y = v.y,
+    job j = { .solver = "ddnm", .settings = settings, .problem = p, .y = v.y,
               .prior = gaussian(PIXELS, 0.1, 0.25), .noise = noise, .count = PIXELS * 200,
               .report = check_feasible, .user = &f };
     EQUAL(solve(&j, x), DI_OK);
@@ -983,36 +938,6 @@ static void test_travel(void)
 }
 
 /* ---- Official trajectories (tests/vectors/README.md) ------------------------------------- */
-
-static int read_file(void *user, uint64_t offset, void *dst, size_t n)
-{
-    FILE *f = user;
-    return fseek(f, (long)offset, SEEK_SET) != 0 || fread(dst, 1, n, f) != n;
-}
-
-static di_prior *network(int side)
-{
-    FILE *f = fopen("tests/vectors/dps.unw", "rb");
-    di_net *net;
-    di_prior *p = NULL;
-    if (CHECK(f != NULL) && fseek(f, 0, SEEK_END) == 0) {
-        EQUAL(di_net_open(ctx, read_file, f, (uint64_t)ftell(f), 0, &net), DI_OK);
-        fclose(f);
-        if (net)
-            EQUAL(di_prior_net(net, side, side, &p), DI_OK);
-    }
-    return p;
-}
-
-static io_array vector(const char *name, const char *part)
-{
-    char path[64], err[256] = "";
-    io_array a;
-    snprintf(path, sizeof path, "tests/vectors/%s%s.npy", name, part);
-    if (!CHECK(io_read(&a, path, err, sizeof err) == 0))
-        printf("     %s\n", err);
-    return a;
-}
 
 enum { SIDE = 32, PICTURE = 3 * SIDE * SIDE, NOISE = 125952, REPEATED = 200000 };
 #ifdef __TINYC__ /* 30 times slower than with vectors */
@@ -1113,7 +1038,7 @@ static void test_official_reddiff(void)
         follow f = { .x = mu.v + PICTURE, .kept = 5, .after = { 1, 4, 9, 19, 20 },
                      .scale = { 1, 1, 1, 1, 1 }, .max_tolerance = BOUND(2 * runs[k].most, 1e-9),
                      .l2_tolerance = BOUND(2 * runs[k].l2, 1e-9) };
-        job j = { .solver = di_solver_find("reddiff"), .settings = runs[k].settings,
+        job j = { .solver = "reddiff", .settings = runs[k].settings,
                   .prior = scene.prior, .problem = p, .y = y.v, .noise = scene.noise,
                   .count = NOISE, .report = follow_step, .user = &f };
         in_case("%s", runs[k].name);
@@ -1159,7 +1084,7 @@ static void test_official_ddnm(void)
             f.scale[0] = f.scale[1] = 1;
         snprintf(settings, sizeof settings, "steps=20 final=0.01 clip=no weight=one %s",
                  runs[k].settings);
-        job j = { .solver = di_solver_find("ddnm"),
+        job j = { .solver = "ddnm",
                   .settings = settings, .prior = scene.prior, .y = y.v,
                   .problem = runs[k].sr ? scene.sr : scene.inpaint, .noise = scene.noise,
                   .count = REPEATED, .report = follow_step, .user = &f };

@@ -1,97 +1,9 @@
 /* test_solvers.c: each solver against closed forms on exact Gaussian priors, against its own
    promises (batches, seeds, replayed noise, errors), and DPS against the official program. */
 #define DIFFINV_KERNELS
-#include "check.h"
-#include "../tools/io.h"
+#include "run.h"
 
 #include <stdlib.h>
-
-static di_ctx *ctx;
-
-/* ---- A run ------------------------------------------------------------------------------- */
-
-enum { STATE = 65536 };
-typedef struct bytes { /* a saved state */
-    unsigned char v[STATE];
-    size_t n;
-} bytes;
-
-static int state_write(void *user, const void *src, size_t n)
-{
-    bytes *b = user;
-    if (n > STATE - b->n)
-        return 1;
-    memcpy(b->v + b->n, src, n);
-    b->n += n;
-    return 0;
-}
-
-static int state_read(void *user, uint64_t offset, void *dst, size_t n)
-{
-    const bytes *b = user;
-    if (offset > b->n || n > b->n - offset)
-        return 1;
-    memcpy(dst, b->v + offset, n);
-    return 0;
-}
-
-typedef struct job { /* what to run, and what came of it */
-    const char *solver, *settings;      /* "key=value key=value" */
-    di_prior *prior;
-    const di_problem *problem;
-    const di_real *y;
-    const float *noise;
-    size_t count, used;
-    uint64_t seed, first;
-    size_t n;                           /* 0 stands for 1 */
-    di_report_fn report;
-    void *user;
-    bytes *state;                       /* to take up, or NULL */
-    di_cost cost;
-    char note[400];
-} job;
-
-static di_run *running; /* for a report that saves */
-
-static void set_all(di_run *run, const char *settings)
-{
-    while (settings && *settings) {
-        char key[32] = "", value[32] = "";
-        sscanf(settings, "%31[^=]=%31s", key, value);
-        EQUAL(di_run_set(run, key, value), DI_OK);
-        settings += strcspn(settings, " ");
-        settings += strspn(settings, " ");
-    }
-}
-
-static di_status solve(job *j, di_real *x)
-{
-    di_run *run;
-    if (di_run_open(ctx, di_solver_find(j->solver), j->prior, j->problem, &run))
-        return ctx->status;
-    set_all(run, j->settings);
-    di_run_report(run, j->report, j->user);
-    if (j->noise)
-        di_run_noise(run, j->noise, j->count);
-    running = run;
-    di_status s = DI_OK;
-    if (j->state)
-        s = di_run_load(run, state_read, j->state, j->state->n);
-    if (!s)
-        s = di_run_go(run, j->y, j->seed, j->first, j->n ? j->n : 1, x);
-    j->used = di_run_noise_used(run);
-    j->cost = di_run_cost(run);
-    snprintf(j->note, sizeof j->note, "%s", di_run_note(run));
-    di_run_close(run);
-    return s;
-}
-
-static void refused(di_status got, di_status want, const char *words)
-{
-    EQUAL(got, want);
-    SAYS(di_error(ctx), words);
-    di_clear(ctx);
-}
 
 /* The schedule of 1000 steps, in long double. */
 static long double abar_at(int t)
@@ -861,27 +773,6 @@ static void test_table(void)
 }
 
 /* ---- Batches, seeds, costs ---- */
-
-static int read_file(void *user, uint64_t offset, void *dst, size_t n)
-{
-    FILE *f = user;
-    return fseek(f, (long)offset, SEEK_SET) != 0 || fread(dst, 1, n, f) != n;
-}
-
-/* The small trained network (tests/vectors/README.md), which must be there. */
-static di_prior *network(int side)
-{
-    FILE *f = fopen("tests/vectors/dps.unw", "rb");
-    di_net *net;
-    di_prior *p = NULL;
-    if (CHECK(f != NULL) && fseek(f, 0, SEEK_END) == 0) {
-        EQUAL(di_net_open(ctx, read_file, f, (uint64_t)ftell(f), 0, &net), DI_OK);
-        fclose(f);
-        if (net)
-            EQUAL(di_prior_net(net, side, side, &p), DI_OK);
-    }
-    return p;
-}
 
 /* Samples 7, 8, 9: together, one by one from the last, two by two. */
 static void check_batches(job j, const kind *q, size_t d)
@@ -1917,16 +1808,6 @@ static void test_defaults(void)
 
 /* ---- DPS against the official program (tests/vectors/README.md) -------------------------- */
 
-static io_array vector(const char *name)
-{
-    char path[64], err[256] = "";
-    io_array a;
-    snprintf(path, sizeof path, "tests/vectors/%s.npy", name);
-    if (!CHECK(io_read(&a, path, err, sizeof err) == 0))
-        printf("     %s\n", err);
-    return a;
-}
-
 #ifdef __TINYC__ /* 30 times slower than with vectors */
 #define FOLLOWED 5
 #else
@@ -1986,7 +1867,7 @@ static void test_official(void)
     EQUAL(di_problem_inpaint(ctx, 3, SIDE, SIDE, mask, &problem[0]), DI_OK);
     EQUAL(di_problem_sr(ctx, 3, SIDE, SIDE, 4, DI_SR_BICUBIC, &problem[1]), DI_OK);
     di_prior *prior = network(SIDE);
-    io_array noise = vector("dps.noise");
+    io_array noise = vector("dps.noise", "");
     size_t count = noise.n * noise.c * noise.h * noise.w;
     float *normals = malloc((count + 1) * sizeof *normals);
     for (size_t i = 0; noise.v && i < count; i++)
@@ -1996,14 +1877,14 @@ static void test_official(void)
         const di_problem *p = problem[k];
         size_t m = (size_t)p->y[0] * p->y[1] * p->y[2];
         snprintf(name, sizeof name, "%s.y", task[k].task);
-        io_array y = vector(name);
+        io_array y = vector(name, "");
         official o = { .root = sqrt((double)m) };
         snprintf(name, sizeof name, "%s.x", task[k].task);
-        o.x = vector(name);
+        o.x = vector(name, "");
         snprintf(name, sizeof name, "%s.x0hat", task[k].task);
-        o.x0 = vector(name);
+        o.x0 = vector(name, "");
         snprintf(name, sizeof name, "%s.rho", task[k].task);
-        o.rho = vector(name);
+        o.rho = vector(name, "");
         job j = { .solver = "dps", .settings = task[k].settings, .prior = prior, .problem = p,
                   .y = y.v, .noise = normals, .count = count, .report = check_official,
                   .user = &o };
