@@ -146,6 +146,15 @@ static void residual(di_run *run, const di_real *x0, di_real *r)
             r[j * run->m + i] = run->y[i] - r[j * run->m + i];
 }
 
+/* start=pinv: mu = A^+ y at the start of a run, where the problem has one; else mu stays 0. */
+static void pinv_start(di_run *run, di_real *mu)
+{
+    if (run->step || !run->problem->pinv || !is(run, "start", "pinv"))
+        return;
+    for (size_t j = 0; j < run->n; j++)
+        di_apply_pinv(run->problem, 1, run->y, mu + j * run->d);
+}
+
 /* gx = A'(x)^T r, per sample */
 static void back(di_run *run, const di_real *x, const di_real *r, di_real *gx)
 {
@@ -707,6 +716,16 @@ static di_status grid_sqrt(di_run *run, grid *g, int K, double smax, double smin
     return grid_falls(run, g);
 }
 
+/* The first x of a run that begins: N(0, s^2 sigma^2) at the grid's start. */
+static void grid_start(di_run *run, const grid *g, di_real *x)
+{
+    if (run->step)
+        return;
+    normal(run, x, run->d, DI_STREAM_INIT, 0);
+    for (size_t i = 0; i < run->n * run->d; i++)
+        x[i] *= (di_real)(g->sigma[0] * g->s[0]);
+}
+
 /* One step of the generic stepper of devzhk/InverseBench, from node i: with dt = t_i - t_{i+1},
      mean = (1 - (s'/s) dt) x + f score / (noisy ? 1 : 2),  f = max(0, 2 s^2 sigma sigma' dt).
    x0 = D(x/s; sigma) (n images); mean may be x. Returns f, the variance of the noisy step. */
@@ -738,11 +757,7 @@ static di_status edm(di_run *run)
         return run->ctx->status;
     di_real *x = take(run, run->d), *x0 = take(run, run->d), *z = take(run, run->d);
     di_real *to = take(run, run->d);
-    if (!run->step) {
-        normal(run, x, run->d, DI_STREAM_INIT, 0);
-        for (size_t i = 0; i < run->n * run->d; i++)
-            x[i] *= (di_real)(g.sigma[0] * g.s[0]);                     /* Alg.1 l.2 */
-    }
+    grid_start(run, &g, x);                                             /* Alg.1 l.2 */
     for (int i = run->step; i < K && !run->ctx->status; i++) {          /* Alg.1 l.3 */
         double dt = g.t[i] - g.t[i + 1];
         double f = grid_mean(run, &g, i, noisy, x, x0, to);             /* Alg.1 l.4-5 */
@@ -858,11 +873,7 @@ static di_status dps_mo(di_run *run)
     mo m = mo_open(run);
     int a = is(run, "variant", "a"), c = is(run, "variant", "c");
     size_t all = run->n * run->d;
-    if (!run->step) {
-        normal(run, x, run->d, DI_STREAM_INIT, 0);
-        for (size_t i = 0; i < all; i++)
-            x[i] *= (di_real)g.sigma[0];
-    }
+    grid_start(run, &g, x);
     for (int i = run->step; i < g.K && !run->ctx->status; i++) {
         if (a)
             denoise(run, run->n, g.sigma[i], x, xh);
@@ -888,9 +899,7 @@ static di_status reddiff_mo(di_run *run)
     adam opt = { take(run, run->d), take(run, run->d), num(run, "lr"), 0.9, 0.99 };
     mo m = mo_open(run);
     di_real lambda = (di_real)num(run, "lambda"), weight = (di_real)num(run, "obs_weight");
-    if (!run->step && run->problem->pinv && is(run, "start", "pinv"))
-        for (size_t j = 0; j < run->n; j++)
-            di_apply_pinv(run->problem, 1, run->y, mu + j * run->d);
+    pinv_start(run, mu);
     for (int i = run->step; i < g.K && !run->ctx->status; i++) {
         mo_call(run, &m, mu, g.sigma[i], (uint32_t)i * ((uint32_t)m.N + 1), xh);
         residual(run, mu, m.r);
@@ -936,9 +945,7 @@ static di_status reddiff(di_run *run)
     di_real *r = take(run, run->m);
     double lambda = num(run, "lambda"), obs = num(run, "obs_weight") / (double)run->m;
     di_real std = (di_real)num(run, "sigma_x0");
-    if (!run->step && run->problem->pinv && is(run, "start", "pinv"))
-        for (size_t j = 0; j < run->n; j++)
-            di_apply_pinv(run->problem, 1, run->y, mu + j * run->d);    /* Alg.1 l.2 */
+    pinv_start(run, mu);                                                /* Alg.1 l.2 */
     for (int k = run->steps - 1 - run->step; k >= 0 && !run->ctx->status; k--) {
         uint32_t draw = (uint32_t)(run->steps - k);
         double t = (double)k * stride, abar = di_prior_abar(run->prior, t);
@@ -1254,11 +1261,7 @@ static di_status seek_open(di_run *run, seek *s, const char *hole)
     s->z = take(run, d);
     s->q = take(run, (size_t)s->N * run->m);
     s->p = take(run, 2 * (size_t)s->batch * d);
-    if (!run->step) {
-        normal(run, s->x, d, DI_STREAM_INIT, 0);
-        for (size_t j = 0; j < d; j++)
-            s->x[j] *= (di_real)(s->g.sigma[0] * s->g.s[0]);
-    }
+    grid_start(run, &s->g, s->x);
     return DI_OK;
 }
 
