@@ -54,7 +54,7 @@ const char *di_error(const di_ctx *ctx); /* the first error since di_clear; "" w
 void di_clear(di_ctx *ctx);
 void di_set_threads(di_ctx *ctx, int threads);            /* >= 1; without OpenMP always 1 */
 di_status di_set_isa(di_ctx *ctx, const char *isa);       /* before networks are opened */
-/* The numeric class: 0 exact (default), 1 fast (Winograd). Before networks are opened. */
+/* The numeric class: 0 exact (default), 1 fast (Winograd). Not between a pass and its vjp. */
 void di_set_fast(di_ctx *ctx, int fast);
 const char *di_isa(const di_ctx *ctx);                    /* baseline, v3, v4; neon: aarch64 */
 const char *di_isa_list(int i); /* the i-th compiled in that this processor runs, or NULL */
@@ -85,7 +85,11 @@ double di_net_macs(const di_net *net, int h, int w);        /* multiply-adds of 
 /* Bytes of working memory of a pass over n images, with or without its derivative, and of the
    weights; 0 when the size is illegal. Nothing is computed. */
 size_t di_net_bytes(di_net *net, size_t n, int h, int w, int vjp);
-size_t di_net_weight_bytes(const di_net *net, int vjp);
+size_t di_net_weight_bytes(const di_net *net);
+/* What a derivative keeps of its pass, from the fastest to the smallest; the same bits. */
+enum { DI_KEEP_ALL, DI_KEEP_BLOCKS /* blocks run again */, DI_KEEP_STEPS /* whole passes, where
+       several are chained */, DI_KEEP_LEAST /* both */, DI_KEEP_PLANS };
+void di_net_keep(di_net *net, int plan);
 
 /* y (N,Cout,h,w) = net(x (N,Cin,h,w), t (N), label (N) or NULL). t may be fractional. With
    gy (N,Cout,h,w) and gx (N,Cin,h,w) not NULL also gx = J^T gy, the input gradient. */
@@ -311,7 +315,11 @@ typedef struct di_buf {
 typedef struct di_tensor {
     int n, c, h, w, cb;
     di_real **blk;
-    di_buf *buf[2];
+    double **sums;          /* of each block [32]: channels' sums and sums of squares, if known */
+    di_buf *buf[2], *sum_buf[2];
+    di_buf *coef;           /* if not NULL the value is f(A blk + B), computed where it is read; */
+    di_real *A, *B;         /*   A, B [n*cb*16], f = SiLU where silu is set */
+    int silu, uses;         /* uses: how many operations have read it so */
     struct di_tensor *g;    /* gradient, or NULL */
     int need;               /* a gradient is wanted */
 } di_tensor;
@@ -320,9 +328,8 @@ typedef struct di_tensor {
 typedef struct di_conv {
     int oc, ic, k;          /* k = 1 or 3 */
     int stride, end;        /* stride 2: end = 1 pads at the bottom and right only */
-    int constant;           /* off the image's path: no derivative wanted */
-    di_real *w, *wt, *bias; /* wt: transposed and flipped, for the input gradient */
-    di_real *u, *ut;        /* the same in Winograd's form, fast class only */
+    int sums;               /* a norm follows: the output comes with its sums */
+    di_real *w, *bias;      /* the derivative and Winograd's form are made where they are used */
 } di_conv;
 typedef struct di_norm {
     int c, groups;
@@ -357,6 +364,11 @@ void di_tape_open(di_tape *tp, di_ctx *ctx);
 void di_tape_close(di_tape *tp);
 di_status di_tape_begin(di_tape *tp, void *base, size_t size, int keep); /* base NULL: dry */
 void di_tape_back(di_tape *tp);        /* from the outputs' g to the inputs' g */
+/* y = f(user, part, x, emb), of which only x and emb are kept: the derivative runs f again.
+   f drops neither of the two; emb is a constant. */
+typedef di_tensor *(*di_again_fn)(void *user, const void *part, di_tensor *x, di_tensor *emb);
+di_tensor *di_again(di_tape *tp, di_again_fn f, void *user, const void *part, di_tensor *x,
+                    di_tensor *emb);
 
 /* Every operation returns a new tensor, or NULL after a failure; NULL is a legal input. */
 di_tensor *di_tensor_new(di_tape *tp, int n, int c, int h, int w);
@@ -364,7 +376,7 @@ void di_drop(di_tape *tp, di_tensor *t);                 /* its data is not read
 di_tensor *di_pack(di_tape *tp, int n, int c, int h, int w, const di_real *planar,
                    int have);
 /* planar (n,c,h,w) = channels from..from+c of t */
-void di_unpack(di_tape *tp, const di_tensor *t, int from, int c, di_real *planar);
+void di_unpack(di_tape *tp, di_tensor *t, int from, int c, di_real *planar);
 di_tensor *di_convolve(di_tape *tp, di_tensor *x, const di_conv *w, di_tensor *add,
                        double scale);                             /* scale*(conv(x) + add) */
 di_tensor *di_normalize(di_tape *tp, di_tensor *x, const di_norm *w, const di_tensor *emb,
@@ -377,8 +389,7 @@ void di_add_channels(di_tape *tp, di_tensor *x, const di_tensor *emb); /* x += e
 di_tensor *di_silu(di_tape *tp, di_tensor *x);                    /* constants only */
 
 di_status di_conv_init(di_ctx *ctx, di_conv *w, const di_real *weight, const di_real *bias);
-di_status di_conv_transpose(di_ctx *ctx, di_conv *w);             /* makes wt */
-size_t di_conv_bytes(const di_ctx *ctx, int oc, int ic, int k);
+size_t di_conv_bytes(int oc, int ic, int k);
 
 #ifdef __cplusplus
 }

@@ -161,7 +161,64 @@ INLINE vec sigmoid(vec u) { return (di_real)1 / ((di_real)1 + vexp(-u)); }
    On blocked planes [h+2][w+2][16]; `pitch` is w+2. Each states its map; _vjp kernels
    accumulate into gx where `acc` is set, else overwrite. Threads share out whole outputs. */
 
-/* Convolution as packed implicit matrix product.
+/* ---- 3.1 Rows of a norm: what a convolution does to its input and output on the way ---- */
+
+/* q = f(A p + B), f = SiLU or identity, on w pixels of 16 channels. */
+static void row_normalize(di_real *q, const di_real *p, const di_real *A, const di_real *B,
+                          int w, int silu)
+{
+    vec a[VPB], b[VPB];
+    for (int v = 0; v < VPB; v++) {
+        a[v] = load(A + v * LANES);
+        b[v] = load(B + v * LANES);
+    }
+    for (int j = 0; j < w; j++)
+        for (int v = 0; v < VPB; v++, p += LANES, q += LANES) {
+            vec u = load(p) * a[v] + b[v];
+            if (silu)
+                u *= sigmoid(u);
+            store(q, u);
+        }
+}
+
+/* s[0..15] = sum of p, s[16..31] = sum of p^2 by channel, ascending x, in double. */
+static void row_sums(double *s, const di_real *p, int w)
+{
+    double sum[16] = { 0 }, square[16] = { 0 };
+    for (int j = 0; j < w; j++, p += 16)
+        for (int l = 0; l < 16; l++) {
+            double v = p[l];
+            sum[l] += v;
+            square[l] += v * v;
+        }
+    memcpy(s, sum, sizeof sum);
+    memcpy(s + 16, square, sizeof square);
+}
+
+/* g *= f'(A p + B); s[0..15] = sum of g, s[16..31] = sum of g p.
+   f'(u) = s (1 + u (1-s)), s = sigmoid(u). */
+static void row_norm_vjp(double *s, di_real *g, const di_real *p, const di_real *A,
+                         const di_real *B, int w, int silu)
+{
+    double sum[16] = { 0 }, cross[16] = { 0 };
+    for (int j = 0; j < w; j++, p += 16, g += 16) {
+        for (int v = 0; silu && v < VPB; v++) {
+            vec u = load(p + v * LANES) * load(A + v * LANES) + load(B + v * LANES);
+            vec z = sigmoid(u);
+            store(g + v * LANES, load(g + v * LANES) * (z * (1 + u * (1 - z))));
+        }
+        for (int l = 0; l < 16; l++) {
+            sum[l] += g[l];
+            cross[l] += (double)g[l] * p[l];
+        }
+    }
+    memcpy(s, sum, sizeof sum);
+    memcpy(s + 16, cross, sizeof cross);
+}
+
+/* ---- 3.2 The product: 95 % of a network's time ----
+
+   Convolution as packed implicit matrix product.
 
      input block ib            weights of output block ob                 output block ob
      [h+2][w+2][16]            [ib][tap][16 in][16 out]                   [h+2][w+2][16]
@@ -173,61 +230,57 @@ INLINE vec sigmoid(vec u) { return (di_real)1 / ((di_real)1 + vexp(-u)); }
 
    A tile of TILE neighbouring pixels times 16 output channels stays in registers; for every
    (ib, tap, k), ascending, one weight vector is loaded and TILE input scalars are broadcast
-   against it. One input block a pass keeps its weights (9 KiB) in L1 while ROWS rows go by;
-   partial sums rest in the output between passes. */
+   against it. Few input blocks a pass keep their weights in L1 while a band of rows goes by;
+   partial sums rest in the output between passes. A Winograd product is the same with one tap
+   and transformed pixels. */
 
-enum { ROWS = 8 };
+enum { FIRST = 1, LAST = 2 };  /* passes that start the sum, that finish it */
 
-typedef struct conv_args {
-    int n, ib, ob, h, w, taps;   /* 16-channel blocks in and out; output size */
-    ptrdiff_t off[9];            /* of each tap from the pixel's first */
-    ptrdiff_t step, row;         /* input elements from one output pixel, row, to the next */
-    const di_real *const *x;     /* [n*ib] planes */
-    di_real *const *y;           /* [n*ob] planes */
-    const di_real *weight, *bias;
-    di_real *const *add;         /* [n*ob] planes added to the result, or NULL */
-    di_real scale;               /* of everything, at the end */
-    int acc;                     /* start from y's content instead of 0 */
-    int threads;
-} conv_args;
+typedef struct product {
+    const di_real *const *x;   /* [blocks] */
+    const di_real *w;          /* [blocks][taps][16][16] */
+    const ptrdiff_t *off;      /* [taps], of each tap from the pixel's first element */
+    int blocks, taps, pass;
+    const di_real *bias;       /* the last pass: scale * (sum + bias + add), if not NULL */
+    di_real scale;
+} product;
 
-enum { FIRST = 1, LAST = 2 };
-
-INLINE void conv_tile(const int tile, const ptrdiff_t step, const conv_args *a, di_real *y,
-                      const di_real *x, const di_real *w, const di_real *bias,
-                      const di_real *add, int pass)
+INLINE void product_tile(const int tile, const ptrdiff_t step, const int channels,
+                         const product *a, ptrdiff_t at, di_real *y, const di_real *add)
 {
+    const di_real *w = a->w;
     vec acc[TILE][VPB];
     UNROLL
     for (int p = 0; p < tile; p++) {
         UNROLL
         for (int v = 0; v < VPB; v++)
-            acc[p][v] = pass & FIRST ? set1(0) : load(y + p * 16 + v * LANES);
+            acc[p][v] = a->pass & FIRST ? set1(0) : load(y + p * 16 + v * LANES);
     }
-    for (int t = 0; t < a->taps; t++) {
-        const di_real *xp = x + a->off[t];
-        UNROLL_SOME
-        for (int k = 0; k < 16; k++, w += 16) {
-            vec wv[VPB];
-            UNROLL
-            for (int v = 0; v < VPB; v++)
-                wv[v] = load(w + v * LANES);
-            UNROLL
-            for (int p = 0; p < tile; p++) {
+    for (int b = 0; b < a->blocks; b++)
+        for (int t = 0; t < a->taps; t++, w += 256) {
+            const di_real *x = a->x[b] + at + a->off[t], *wk = w;
+            UNROLL_SOME
+            for (int k = 0; k < channels; k++, wk += 16) {
+                vec wv[VPB];
                 UNROLL
                 for (int v = 0; v < VPB; v++)
-                    acc[p][v] += wv[v] * xp[p * step + k];
+                    wv[v] = load(wk + v * LANES);
+                UNROLL
+                for (int p = 0; p < tile; p++) {
+                    UNROLL
+                    for (int v = 0; v < VPB; v++)
+                        acc[p][v] += wv[v] * x[p * step + k];
+                }
             }
         }
-    }
     UNROLL
     for (int p = 0; p < tile; p++) {
         UNROLL
         for (int v = 0; v < VPB; v++) {
             vec s = acc[p][v];
-            if (pass & LAST) {
-                if (bias)
-                    s += load(bias + v * LANES);
+            if (a->pass & LAST) {
+                if (a->bias)
+                    s += load(a->bias + v * LANES);
                 if (add)
                     s += load(add + p * 16 + v * LANES);
                 s *= a->scale;
@@ -237,39 +290,408 @@ INLINE void conv_tile(const int tile, const ptrdiff_t step, const conv_args *a, 
     }
 }
 
-/* One row of output pixels of one (input block, output block). */
-static void conv_row(const conv_args *a, di_real *y, const di_real *x, const di_real *w,
-                     const di_real *bias, const di_real *add, int pass)
+/* A row of `count` pixels, `step` elements apart in x; channels: of each block, 16 unless
+   there is but one block. */
+static void product_row(const product *a, int count, ptrdiff_t step, int channels, ptrdiff_t at,
+                        di_real *y, const di_real *add)
 {
     int j = 0;
-    if (a->step == 16) /* stride 1: every offset a constant */
-        for (; j + TILE <= a->w; j += TILE)
-            conv_tile(TILE, 16, a, y + j * 16, x + j * 16, w, bias, add ? add + j * 16 : NULL,
-                      pass);
-    for (; j < a->w; j++)
-        conv_tile(1, a->step, a, y + j * 16, x + j * a->step, w, bias,
-                  add ? add + j * 16 : NULL, pass);
+    if (step == 16 && channels == 16) /* every offset a constant */
+        for (; j + TILE <= count; j += TILE)
+            product_tile(TILE, 16, 16, a, at + j * 16, y + j * 16, add ? add + j * 16 : NULL);
+    else
+        for (; j + TILE <= count; j += TILE)
+            product_tile(TILE, step, channels, a, at + j * step, y + j * 16,
+                         add ? add + j * 16 : NULL);
+    for (; j < count; j++)
+        product_tile(1, step, channels, a, at + j * step, y + j * 16,
+                     add ? add + j * 16 : NULL);
+}
+
+/* ---- 3.3 Convolution ---- */
+
+enum { ROWS = 8, L1_BLOCKS = 16 }; /* rows of a band; input blocks of 1 tap whose weights fit */
+
+/* y = scale * (W f(A x + B) + bias + add), or with acc y += W x. */
+typedef struct conv_args {
+    int n, ib, ob, h, w, taps;   /* 16-channel blocks in and out; output size */
+    int last;                    /* channels in the last input block */
+    ptrdiff_t off[9];            /* of each tap from the pixel's first */
+    ptrdiff_t step, row;         /* input elements from one output pixel, row, to the next */
+    const di_real *const *x;     /* [n*ib] planes */
+    di_real *const *y;           /* [n*ob] planes */
+    const di_real *weight, *bias;
+    di_real *flipped;            /* room for the weights transposed and flipped: they are used */
+    di_real *const *add;         /* [n*ob] planes added to the result, or NULL */
+    di_real scale;               /* of everything, at the end */
+    int acc;                     /* start from y's content instead of 0 */
+    const di_real *A, *B;        /* [n*ib][16]: the input is f(A x + B); or NULL: x itself */
+    int silu;
+    double *sums;                /* [n*ob][h][32]: row_sums of y; or NULL */
+    di_real *const *nx;          /* [n*ob] planes, or NULL: y is the gradient of f(nA nx + nB), */
+    const di_real *nA, *nB;      /*   and sums are row_norm_vjp's */
+    int nsilu;
+    int threads, together;       /* together: threads share one image, not each a band */
+    di_real *work;               /* scratch: a band of input each thread, or one image */
+    size_t each;                 /* its elements a thread */
+} conv_args;
+
+static int thread_number(void)
+{
+#ifdef _OPENMP
+    return omp_get_thread_num();
+#else
+    return 0;
+#endif
+}
+
+/* w'[tap][k][o] = w[taps-1-tap][o][k] for one pair of blocks. */
+static void flip_block(di_real *to, const di_real *from, int taps)
+{
+    for (int t = 0; t < taps; t++, to += 256) {
+        const di_real *p = from + (size_t)(taps - 1 - t) * 256;
+        for (int k = 0; k < 16; k++)
+            for (int o = 0; o < 16; o++)
+                to[k * 16 + o] = p[o * 16 + k];
+    }
+}
+
+/* The weights from input block ib to output block ob, as packed for the forward pass. */
+static const di_real *weight_block(const conv_args *a, int ob, int ib)
+{
+    size_t at = a->flipped ? (size_t)ib * a->ob + ob : (size_t)ob * a->ib + ib;
+    return a->weight + at * a->taps * 256;
+}
+
+/* What follows a finished row r of output plane o, while it is in cache. */
+static void finish_row(const conv_args *a, int o, int r)
+{
+    size_t at = ((size_t)(r + 1) * (a->w + 2) + 1) * 16;
+    double *sums = a->sums + ((size_t)o * a->h + r) * 32;
+    if (a->nx)
+        row_norm_vjp(sums, a->y[o] + at, a->nx[o] + at, a->nA + o * 16, a->nB + o * 16, a->w,
+                     a->nsilu);
+    else
+        row_sums(sums, a->y[o] + at, a->w);
+}
+
+/* to [r1-r0][w+2][16] = f(A x + B) of input rows r0.. of block b; outside the image +0. */
+static void normalize_rows(const conv_args *a, int b, int r0, int r1, di_real *to)
+{
+    size_t pitch = (size_t)(a->w + 2) * 16;
+    for (int r = r0; r < r1; r++, to += pitch)
+        if (r < 0 || r >= a->h) {
+            memset(to, 0, pitch * sizeof *to);
+        } else {
+            memset(to, 0, 16 * sizeof *to);
+            row_normalize(to + 16, a->x[b] + (r + 1) * pitch + 16, a->A + b * 16, a->B + b * 16,
+                          a->w, a->silu);
+            memset(to + pitch - 16, 0, 16 * sizeof *to);
+        }
+}
+
+/* Rows [r0,r1) of output block ob of image n. band: its input [ib][rows][w+2][16] beginning
+   at row b0, `plane` elements a block; or NULL: x. */
+static void conv_rows(const conv_args *a, int n, int ob, int r0, int r1, const di_real *band,
+                      int b0, size_t plane)
+{
+    ptrdiff_t pitch = (ptrdiff_t)(a->w + 2) * 16;
+    int o = n * a->ob + ob, per = a->taps == 1 ? L1_BLOCKS : 1;
+    const di_real *x[L1_BLOCKS], *add = a->add ? a->add[o] : NULL;
+    for (int ib = 0; ib < a->ib; ib += per) {
+        product q;
+        q.x = x;
+        q.blocks = a->ib - ib < per ? a->ib - ib : per;
+        q.w = a->flipped ? a->flipped + ((size_t)ob * a->ib + ib) * a->taps * 256
+                         : weight_block(a, ob, ib);
+        q.off = a->off;
+        q.taps = a->taps;
+        q.pass = (ib == 0 && !a->acc ? FIRST : 0) | (ib + per >= a->ib ? LAST : 0);
+        q.bias = a->bias ? a->bias + ob * 16 : NULL;
+        q.scale = a->scale;
+        for (int b = 0; b < q.blocks; b++)
+            x[b] = band ? band + (ib + b) * plane : a->x[n * a->ib + ib + b];
+        for (int r = r0; r < r1; r++) {
+            ptrdiff_t at = (r + 1) * pitch + 16;
+            product_row(&q, a->w, a->step, q.blocks == 1 && ib == a->ib - 1 ? a->last : 16,
+                        (r - b0) * a->row, a->y[o] + at, add ? add + at : NULL);
+        }
+    }
+    for (int r = r0; a->sums && r < r1; r++)
+        finish_row(a, o, r);
 }
 
 static void conv(const conv_args *a)
 {
-    int groups = (a->h + ROWS - 1) / ROWS;
-    PARALLEL_FOR(a->threads)
-    for (int job = 0; job < a->n * a->ob * groups; job++) {
-        int r0 = job % groups * ROWS, r1 = r0 + ROWS < a->h ? r0 + ROWS : a->h;
-        int o = job / groups, ob = o % a->ob, n = o / a->ob;
-        ptrdiff_t pitch = (ptrdiff_t)(a->w + 2) * 16;
-        for (int ib = 0; ib < a->ib; ib++) {
-            const di_real *w = a->weight + ((size_t)ob * a->ib + ib) * a->taps * 256;
-            const di_real *x = a->x[n * a->ib + ib];
-            int pass = (ib == 0 && !a->acc ? FIRST : 0) | (ib == a->ib - 1 ? LAST : 0);
-            for (int r = r0; r < r1; r++)
-                conv_row(a, a->y[o] + (r + 1) * pitch + 16, x + r * a->row, w,
-                         a->bias ? a->bias + ob * 16 : NULL,
-                         a->add ? a->add[o] + (r + 1) * pitch + 16 : NULL, pass);
+    int groups = (a->h + ROWS - 1) / ROWS, jobs = a->n * groups;
+    size_t pitch = (size_t)(a->w + 2) * 16;
+    if (a->flipped) {
+        PARALLEL_FOR(a->threads)
+        for (int b = 0; b < a->ob * a->ib; b++)
+            flip_block(a->flipped + (size_t)b * a->taps * 256,
+                       weight_block(a, b / a->ib, b % a->ib), a->taps);
+    }
+    if (!a->A) {
+        PARALLEL_FOR(a->threads)
+        for (int job = 0; job < jobs * a->ob; job++) {
+            int r0 = job % groups * ROWS, r1 = r0 + ROWS < a->h ? r0 + ROWS : a->h;
+            int o = job / groups;
+            conv_rows(a, o / a->ob, o % a->ob, r0, r1, NULL, 0, 0);
+        }
+    } else if (a->together) {
+        size_t plane = (a->h + 2) * pitch;
+        for (int n = 0; n < a->n; n++) {
+            PARALLEL_FOR(a->threads)
+            for (int b = 0; b < a->ib; b++)
+                normalize_rows(a, n * a->ib + b, -1, a->h + 1, a->work + b * plane);
+            PARALLEL_FOR(a->threads)
+            for (int job = 0; job < groups * a->ob; job++) {
+                int r0 = job % groups * ROWS, r1 = r0 + ROWS < a->h ? r0 + ROWS : a->h;
+                conv_rows(a, n, job / groups, r0, r1, a->work, 0, plane);
+            }
+        }
+    } else {
+        size_t plane = (ROWS + 2) * pitch;
+        PARALLEL_FOR(a->threads)
+        for (int job = 0; job < jobs; job++) {
+            int r0 = job % groups * ROWS, r1 = r0 + ROWS < a->h ? r0 + ROWS : a->h;
+            di_real *band = a->work + thread_number() * a->each;
+            for (int b = 0; b < a->ib; b++)
+                normalize_rows(a, job / groups * a->ib + b, r0 - 1, r1 + 1, band + b * plane);
+            for (int ob = 0; ob < a->ob; ob++)
+                conv_rows(a, job / groups, ob, r0, r1, band, r0, plane);
         }
     }
 }
+
+/* ---- 3.4 Winograd convolution F(4x4, 3x3) (Lavin & Gray, arXiv 1509.09308): the fast class
+
+     6x6 input tile d, every 4 pixels   V = B^T d B      [36][ic/16][tile][16]
+     weights                            U = G g G^T      [36][ic/16][16][16], for 16 outputs
+     36 products                        M = V U          [36][tile][16]
+     4x4 output tile                    Y = A^T M A
+
+   36 multiplications where the direct form takes 144. The work goes by chunks of rows of
+   tiles: first all V, then for every 16 output channels U, M and Y. U is made anew for each
+   chunk: that costs 2 % of the products and spares four times the weights in memory and in
+   traffic. Each M is one accumulator over ic ascending. Size: h and w multiples of 4. */
+
+enum { WINO_TILES = 128 }; /* wanted in a chunk or part */
+
+/* o = B^T i over vectors at distance `di`, `dO`. */
+INLINE void wino_in1(const vec *i, int di, vec *o, int dO)
+{
+    vec a = i[0], b = i[di], c = i[2 * di], d = i[3 * di], e = i[4 * di], f = i[5 * di];
+    const di_real k4 = 4, k5 = 5, k2 = 2;
+    vec p = e - c * k4, q = d - b * k4, r = e - c, s = (d - b) * k2;
+    o[0] = (a * k4 - c * k5) + e;
+    o[dO] = p + q;
+    o[2 * dO] = p - q;
+    o[3 * dO] = r + s;
+    o[4 * dO] = r - s;
+    o[5 * dO] = (b * k4 - d * k5) + f;
+}
+
+/* o = A^T i */
+INLINE void wino_out1(const vec *i, int di, vec *o, int dO)
+{
+    vec a = i[0], b = i[di], c = i[2 * di], d = i[3 * di], e = i[4 * di], f = i[5 * di];
+    const di_real k2 = 2, k4 = 4, k8 = 8;
+    vec p = b + c, q = b - c, r = d + e, s = d - e;
+    o[0] = (a + p) + r;
+    o[dO] = q + s * k2;
+    o[2 * dO] = p + r * k4;
+    o[3 * dO] = (q + s * k8) + f;
+}
+
+/* o = G i, G = (1/4 0 0; -1/6 (1 1 1); -1/6 (1 -1 1); 1/24 (1 2 4); 1/24 (1 -2 4); 0 0 1) */
+INLINE void wino_weight1(const vec *i, int di, vec *o, int dO)
+{
+    vec a = i[0], b = i[di], c = i[2 * di];
+    const di_real quarter = (di_real)0.25, sixth = (di_real)(-1.0 / 6), k24 = (di_real)(1.0 / 24);
+    const di_real k12 = (di_real)(1.0 / 12), k4 = 4;
+    vec p = (a + c) * sixth, q = b * sixth, r = (a + c * k4) * k24, s = b * k12;
+    o[0] = a * quarter;
+    o[dO] = p + q;
+    o[2 * dO] = p - q;
+    o[3 * dO] = r + s;
+    o[4 * dO] = r - s;
+    o[5 * dO] = c;
+}
+
+typedef struct wino_plan {
+    int across, down, rows;      /* tiles of a row, rows of an image, rows of a chunk */
+    size_t vs, us, ms;           /* elements from one of the 36 to the next in V, U, M */
+    di_real *V;                  /* of the chunk */
+    di_real *mine;               /* of each thread: U, M, normalised input rows */
+} wino_plan;
+
+/* V of `count` rows of tiles from row `ty` of an image on, input block ib of it (plane b);
+   first: the first of them in the chunk. */
+static void wino_input(const conv_args *a, const wino_plan *p, int b, int ib, int ty, int count,
+                       int first, int chunk, di_real *rows)
+{
+    ptrdiff_t pitch = (ptrdiff_t)(a->w + 2) * 16;
+    const di_real *x = a->x[b] + 4 * ty * pitch;
+    if (a->A) {
+        normalize_rows(a, b, 4 * ty - 1, 4 * (ty + count) + 1, rows);
+        x = rows;
+    }
+    di_real *v = p->V + ((size_t)ib * chunk + first) * p->across * 16;
+    for (int t = 0; t < count * p->across; t++, v += 16) {
+        const di_real *from = x + t / p->across * 4 * pitch + t % p->across * 64;
+        for (int l = 0; l < 16; l += LANES) {
+            vec d[36], e[36];
+            for (int i = 0; i < 6; i++)
+                for (int j = 0; j < 6; j++)
+                    d[i * 6 + j] = load(from + i * pitch + j * 16 + l);
+            for (int j = 0; j < 6; j++)
+                wino_in1(d + j, 6, e + j, 6);
+            for (int i = 0; i < 6; i++)
+                wino_in1(e + i * 6, 1, d + i * 6, 1);
+            for (int k = 0; k < 36; k++)
+                store(v + k * p->vs + l, d[k]);
+        }
+    }
+}
+
+static void wino_weights(const conv_args *a, const wino_plan *p, int ob, di_real *U)
+{
+    di_real turned[9 * 256];
+    for (int ib = 0; ib < a->ib; ib++) {
+        const di_real *w = weight_block(a, ob, ib);
+        if (a->flipped) {
+            flip_block(turned, w, 9);
+            w = turned;
+        }
+        for (int k = 0; k < 256; k += LANES) {
+            vec g[9], half[18], u[36];
+            for (int t = 0; t < 9; t++)
+                g[t] = load(w + t * 256 + k);
+            for (int j = 0; j < 3; j++)
+                wino_weight1(g + j, 3, half + j, 3);
+            for (int i = 0; i < 6; i++)
+                wino_weight1(half + i * 3, 1, u + i * 6, 1);
+            for (int t = 0; t < 36; t++)
+                store(U + t * p->us + ib * 256 + k, u[t]);
+        }
+    }
+}
+
+/* M = V U for tiles [t0, t0+count) of the chunk. */
+static void wino_product(const conv_args *a, const wino_plan *p, const di_real *U, int chunk,
+                         int t0, int count, di_real *M)
+{
+    static const ptrdiff_t none[1] = { 0 };
+    const di_real *x[L1_BLOCKS];
+    for (int k = 0; k < 36; k++)
+        for (int ib = 0; ib < a->ib; ib += L1_BLOCKS) {
+            product q = { x, U + k * p->us + ib * 256, none, a->ib - ib, 1, ib ? 0 : FIRST,
+                          NULL, 1 };
+            q.blocks = q.blocks < L1_BLOCKS ? q.blocks : L1_BLOCKS;
+            for (int b = 0; b < q.blocks; b++)
+                x[b] = p->V + k * p->vs + (size_t)(ib + b) * chunk * p->across * 16;
+            product_row(&q, count, 16, 16, (ptrdiff_t)t0 * 16, M + k * p->ms, NULL);
+        }
+}
+
+/* Row `ty` of tiles of output plane o; M: its first tile. */
+static void wino_output(const conv_args *a, const wino_plan *p, const di_real *M, int o, int ty)
+{
+    ptrdiff_t pitch = (ptrdiff_t)(a->w + 2) * 16;
+    const di_real *bias = a->bias ? a->bias + o % a->ob * 16 : NULL;
+    for (int t = 0; t < p->across; t++, M += 16) {
+        ptrdiff_t at = (4 * ty + 1) * pitch + (4 * t + 1) * 16;
+        for (int l = 0; l < 16; l += LANES) {
+            vec m[36], e[24], y[16];
+            for (int k = 0; k < 36; k++)
+                m[k] = load(M + k * p->ms + l);
+            for (int j = 0; j < 6; j++)
+                wino_out1(m + j, 6, e + j, 6);
+            for (int i = 0; i < 4; i++)
+                wino_out1(e + i * 6, 1, y + i * 4, 1);
+            for (int i = 0; i < 16; i++) {
+                ptrdiff_t q = at + i / 4 * pitch + i % 4 * 16 + l;
+                vec s = y[i];
+                if (bias)
+                    s += load(bias + l);
+                if (a->add)
+                    s += load(a->add[o] + q);
+                s *= a->scale;
+                if (a->acc)
+                    s += load(a->y[o] + q);
+                store(a->y[o] + q, s);
+            }
+        }
+    }
+    for (int r = 4 * ty; a->sums && r < 4 * ty + 4; r++)
+        finish_row(a, o, r);
+}
+
+/* Rows of tiles [first, first+count) of the whole batch. */
+static void wino_chunk(const conv_args *a, const wino_plan *p, int first, int count, int threads)
+{
+    int image0 = first / p->down, images = (first + count - 1) / p->down + 1 - image0;
+    size_t each = a->each;
+    PARALLEL_FOR(threads)
+    for (int job = 0; job < a->ib * images; job++) {
+        int n = image0 + job % images, ib = job / images;
+        int from = n * p->down > first ? n * p->down : first;
+        int to = (n + 1) * p->down < first + count ? (n + 1) * p->down : first + count;
+        di_real *mine = p->mine + (threads > 1 ? thread_number() : 0) * each;
+        wino_input(a, p, n * a->ib + ib, ib, from - n * p->down, to - from, from - first, count,
+                   mine + 36 * (p->us + p->ms));
+    }
+    int parts = (count + p->rows - 1) / p->rows;
+    PARALLEL_FOR(threads)
+    for (int job = 0; job < a->ob * parts; job++) {
+        int r0 = job % parts * p->rows, r1 = r0 + p->rows < count ? r0 + p->rows : count;
+        di_real *U = p->mine + (threads > 1 ? thread_number() : 0) * each, *M = U + 36 * p->us;
+        wino_weights(a, p, job / parts, U);
+        wino_product(a, p, U, count, r0 * p->across, (r1 - r0) * p->across, M);
+        for (int r = r0; r < r1; r++)
+            wino_output(a, p, M + (size_t)(r - r0) * p->across * 16,
+                        (first + r) / p->down * a->ob + job / parts, (first + r) % p->down);
+    }
+}
+
+/* Room for one thread and for V, in elements; the same for every instruction set. */
+static void wino_layout(const conv_args *a, wino_plan *p, size_t *each, size_t *v)
+{
+    p->across = a->w / 4;
+    p->down = a->h / 4;
+    p->rows = p->across < WINO_TILES ? WINO_TILES / p->across : 1;
+    int all = a->n * p->down, rows = p->rows < all ? p->rows : all;
+    int chunk = a->together ? all : rows, most = chunk < p->down ? chunk : p->down;
+    p->vs = (size_t)a->ib * chunk * p->across * 16 + 16; /* + 16: planes in different sets */
+    p->us = (size_t)a->ib * 256 + 16;
+    p->ms = (size_t)rows * p->across * 16 + 16;
+    *v = 36 * p->vs;
+    *each = 36 * (p->us + p->ms) + (a->A ? (size_t)(4 * most + 2) * (a->w + 2) * 16 : 0);
+}
+
+static void wino(const conv_args *a)
+{
+    wino_plan p;
+    size_t each, v;
+    wino_layout(a, &p, &each, &v);
+    int all = a->n * p.down;
+    if (a->together) {
+        p.V = a->work;
+        p.mine = p.V + v;
+        wino_chunk(a, &p, 0, all, a->threads);
+        return;
+    }
+    PARALLEL_FOR(a->threads)
+    for (int first = 0; first < all; first += p.rows) {
+        wino_plan own = p;
+        own.V = a->work + thread_number() * a->each;
+        own.mine = own.V + v;
+        wino_chunk(a, &own, first, all - first < p.rows ? all - first : p.rows, 1);
+    }
+}
+
+/* ---- 3.5 Attention's products and softmax ---- */
 
 /* C[i][j] = sum_k A[i*as + k*ks] B[k*ldb + j], k ascending; j < n, a multiple of 16. */
 static void matmul(di_real *c, size_t ldc, const di_real *a, size_t as, size_t ks,
@@ -307,166 +729,6 @@ static void matmul(di_real *c, size_t ldc, const di_real *a, size_t as, size_t k
     }
 }
 
-/* Winograd convolution F(4x4, 3x3) (Lavin & Gray, arXiv 1509.09308): the fast class.
-
-     6x6 input tile d, every 4 pixels   V = B^T d B      [36][tile][ic]
-     weights, beforehand                U = G g G^T      [oc/16][36][ic][16]
-     36 matrix products                 M = V U          [36][tile][16]
-     4x4 output tile                    Y = A^T M A
-
-   36 multiplications where the direct form takes 144. Tiles go in chunks that bound V; within
-   a chunk first all V, then per 16 output channels M and Y. Each M is one accumulator over ic
-   ascending. Size: h and w multiples of 4. */
-
-enum { WINO_CHUNK = 128, WINO_GROUP = 32 };
-
-/* o = B^T i over vectors at distance `di`, `dO`. */
-INLINE void wino_in1(const vec *i, int di, vec *o, int dO)
-{
-    vec a = i[0], b = i[di], c = i[2 * di], d = i[3 * di], e = i[4 * di], f = i[5 * di];
-    const di_real k4 = 4, k5 = 5, k2 = 2;
-    vec p = e - c * k4, q = d - b * k4, r = e - c, s = (d - b) * k2;
-    o[0] = (a * k4 - c * k5) + e;
-    o[dO] = p + q;
-    o[2 * dO] = p - q;
-    o[3 * dO] = r + s;
-    o[4 * dO] = r - s;
-    o[5 * dO] = (b * k4 - d * k5) + f;
-}
-
-/* o = A^T i */
-INLINE void wino_out1(const vec *i, int di, vec *o, int dO)
-{
-    vec a = i[0], b = i[di], c = i[2 * di], d = i[3 * di], e = i[4 * di], f = i[5 * di];
-    const di_real k2 = 2, k4 = 4, k8 = 8;
-    vec p = b + c, q = b - c, r = d + e, s = d - e;
-    o[0] = (a + p) + r;
-    o[dO] = q + s * k2;
-    o[2 * dO] = p + r * k4;
-    o[3 * dO] = (q + s * k8) + f;
-}
-
-/* Tiles first.. of image n, input block ib: V[xi*stride + tile*ic + 16 ib + lane]. */
-static void wino_input(const conv_args *a, di_real *V, size_t stride, int n, int ib, int first,
-                       int count)
-{
-    ptrdiff_t pitch = (ptrdiff_t)(a->w + 2) * 16;
-    for (int t = 0; t < count; t++) {
-        int ty = (first + t) / (a->w / 4), tx = (first + t) % (a->w / 4);
-        const di_real *x = a->x[n * a->ib + ib] + 4 * ty * pitch + 4 * tx * 16;
-        di_real *v = V + ((size_t)t * a->ib + ib) * 16;
-        for (int l = 0; l < 16; l += LANES) {
-            vec d[36], e[36];
-            for (int i = 0; i < 6; i++)
-                for (int j = 0; j < 6; j++)
-                    d[i * 6 + j] = load(x + i * pitch + j * 16 + l);
-            for (int j = 0; j < 6; j++)
-                wino_in1(d + j, 6, e + j, 6);
-            for (int i = 0; i < 6; i++)
-                wino_in1(e + i * 6, 1, d + i * 6, 1);
-            for (int k = 0; k < 36; k++)
-                store(v + k * stride + l, d[k]);
-        }
-    }
-}
-
-/* M[xi][tile][16] = sum_k V[xi][tile][k] U[xi][k][16], four tiles at a time. */
-static void wino_product(di_real *M, const di_real *V, size_t stride, const di_real *U, int ic,
-                         int count)
-{
-    for (int xi = 0; xi < 36; xi++, V += stride, U += (size_t)ic * 16)
-        for (int t = 0; t < count; t += 4) {
-            const di_real *v = V + (size_t)t * ic;
-            vec acc[4][VPB];
-            UNROLL
-            for (int p = 0; p < 4; p++) {
-                UNROLL
-                for (int q = 0; q < VPB; q++)
-                    acc[p][q] = set1(0);
-            }
-            const di_real *u = U;
-            UNROLL_SOME
-            for (int k = 0; k < ic; k++, u += 16) {
-                vec w[VPB];
-                UNROLL
-                for (int q = 0; q < VPB; q++)
-                    w[q] = load(u + q * LANES);
-                UNROLL
-                for (int p = 0; p < 4; p++) {
-                    UNROLL
-                    for (int q = 0; q < VPB; q++)
-                        acc[p][q] += w[q] * v[p * ic + k];
-                }
-            }
-            UNROLL
-            for (int p = 0; p < 4; p++) {
-                UNROLL
-                for (int q = 0; q < VPB; q++)
-                    store(M + ((size_t)xi * WINO_GROUP + t + p) * 16 + q * LANES, acc[p][q]);
-            }
-        }
-}
-
-static void wino_output(const conv_args *a, const di_real *M, int n, int ob, int first,
-                        int count)
-{
-    ptrdiff_t pitch = (ptrdiff_t)(a->w + 2) * 16;
-    int o = n * a->ob + ob;
-    for (int t = 0; t < count; t++) {
-        int ty = (first + t) / (a->w / 4), tx = (first + t) % (a->w / 4);
-        ptrdiff_t at = (4 * ty + 1) * pitch + (4 * tx + 1) * 16;
-        for (int l = 0; l < 16; l += LANES) {
-            vec m[36], e[24], y[16];
-            for (int k = 0; k < 36; k++)
-                m[k] = load(M + ((size_t)k * WINO_GROUP + t) * 16 + l);
-            for (int j = 0; j < 6; j++)
-                wino_out1(m + j, 6, e + j, 6);
-            for (int i = 0; i < 4; i++)
-                wino_out1(e + i * 6, 1, y + i * 4, 1);
-            for (int i = 0; i < 16; i++) {
-                ptrdiff_t p = at + i / 4 * pitch + i % 4 * 16 + l;
-                vec s = y[i];
-                if (a->bias)
-                    s += load(a->bias + ob * 16 + l);
-                if (a->add)
-                    s += load(a->add[o] + p);
-                s *= a->scale;
-                if (a->acc)
-                    s += load(a->y[o] + p);
-                store(a->y[o] + p, s);
-            }
-        }
-    }
-}
-
-/* scratch: V of one chunk, then one M a thread. */
-static void wino(const conv_args *a, di_real *scratch, int (*thread)(void))
-{
-    int tiles = a->h / 4 * (a->w / 4), ic = a->ib * 16;
-    size_t stride = (size_t)WINO_CHUNK * ic + 16; /* not a power of two: no cache conflicts */
-    di_real *V = scratch, *M = V + 36 * stride;
-    for (int n = 0; n < a->n; n++)
-        for (int c0 = 0; c0 < tiles; c0 += WINO_CHUNK) {
-            int count = tiles - c0 < WINO_CHUNK ? tiles - c0 : WINO_CHUNK;
-            int parts = (count + WINO_GROUP - 1) / WINO_GROUP;
-            PARALLEL_FOR(a->threads)
-            for (int job = 0; job < a->ib * parts; job++) {
-                int t0 = job % parts * WINO_GROUP;
-                int m = count - t0 < WINO_GROUP ? count - t0 : WINO_GROUP;
-                wino_input(a, V + (size_t)t0 * ic, stride, n, job / parts, c0 + t0, m);
-            }
-            PARALLEL_FOR(a->threads)
-            for (int job = 0; job < a->ob * parts; job++) {
-                int t0 = job % parts * WINO_GROUP, ob = job / parts;
-                int m = count - t0 < WINO_GROUP ? count - t0 : WINO_GROUP;
-                di_real *mine = M + (size_t)thread() * 36 * WINO_GROUP * 16;
-                wino_product(mine, V + (size_t)t0 * ic, stride,
-                             a->weight + (size_t)ob * 36 * ic * 16, ic, m);
-                wino_output(a, mine, n, ob, c0 + t0, m);
-            }
-        }
-}
-
 /* In place on rows [m][ld] of n values: p = exp(scale*s - max) / sum; the tail to ld gets 0.
    The sum is flat: lane i%16, flushed to double every 256, tree 8-4-2-1. */
 static void softmax(di_real *s, int m, int n, int ld, di_real scale)
@@ -501,31 +763,16 @@ static void softmax(di_real *s, int m, int n, int ld, di_real scale)
     }
 }
 
-/* sums[block][16][2]: sum and sum of squares per channel; per row ascending x, then rows. */
-static void norm_stats(double *sums, di_real *const *x, int blocks, int h, int w, int threads)
+/* ---- 3.6 Norm and resampling on whole tensors ---- */
+
+/* sums[block][h][32] = row_sums of every row. */
+static void norm_sums(double *sums, di_real *const *x, int blocks, int h, int w, int threads)
 {
     PARALLEL_FOR(threads)
-    for (int b = 0; b < blocks; b++) {
-        double total[16] = { 0 }, square[16] = { 0 };
-        for (int i = 0; i < h; i++) {
-            const di_real *p = x[b] + ((size_t)(i + 1) * (w + 2) + 1) * 16;
-            double s[16] = { 0 }, q[16] = { 0 };
-            for (int j = 0; j < w; j++, p += 16)
-                for (int l = 0; l < 16; l++) {
-                    double v = p[l];
-                    s[l] += v;
-                    q[l] += v * v;
-                }
-            for (int l = 0; l < 16; l++) {
-                total[l] += s[l];
-                square[l] += q[l];
-            }
-        }
-        for (int l = 0; l < 16; l++) {
-            sums[(b * 16 + l) * 2] = total[l];
-            sums[(b * 16 + l) * 2 + 1] = square[l];
-        }
-    }
+    for (int b = 0; b < blocks; b++)
+        for (int i = 0; i < h; i++)
+            row_sums(sums + ((size_t)b * h + i) * 32,
+                     x[b] + ((size_t)(i + 1) * (w + 2) + 1) * 16, w);
 }
 
 /* y = f(A x + B), f = SiLU or identity; A, B [block][16]. */
@@ -536,55 +783,21 @@ static void norm_apply(di_real *const *y, di_real *const *x, const di_real *A, c
     for (int job = 0; job < blocks * h; job++) {
         int b = job / h, i = job % h;
         size_t at = ((size_t)(i + 1) * (w + 2) + 1) * 16;
-        for (int v = 0; v < VPB; v++) {
-            const di_real *p = x[b] + at + v * LANES;
-            di_real *q = y[b] + at + v * LANES;
-            vec a = load(A + b * 16 + v * LANES), c = load(B + b * 16 + v * LANES);
-            for (int j = 0; j < w; j++, p += 16, q += 16) {
-                vec u = load(p) * a + c;
-                if (silu)
-                    u *= sigmoid(u);
-                store(q, u);
-            }
-        }
+        row_normalize(y[b] + at, x[b] + at, A + b * 16, B + b * 16, w, silu);
     }
 }
 
-/* First half of the norm's derivative: g *= f'(A x + B), in place; sums[block][16][2] = sum of
-   g and of g*x per channel, ordered as norm_stats. f'(u) = s (1 + u (1-s)), s = sigmoid(u). */
+/* First half of the norm's derivative: g *= f'(A x + B), sums[block][h][32] as row_norm_vjp. */
 static void norm_vjp_sums(double *sums, di_real *const *g, di_real *const *x, const di_real *A,
                           const di_real *B, int blocks, int h, int w, int silu, int threads)
 {
     PARALLEL_FOR(threads)
-    for (int b = 0; b < blocks; b++) {
-        double total[16] = { 0 }, cross[16] = { 0 };
+    for (int b = 0; b < blocks; b++)
         for (int i = 0; i < h; i++) {
             size_t at = ((size_t)(i + 1) * (w + 2) + 1) * 16;
-            const di_real *p = x[b] + at;
-            di_real *q = g[b] + at;
-            double s[16] = { 0 }, c[16] = { 0 };
-            for (int j = 0; j < w; j++, p += 16, q += 16) {
-                for (int v = 0; silu && v < VPB; v++) {
-                    vec u = load(p + v * LANES) * load(A + b * 16 + v * LANES)
-                            + load(B + b * 16 + v * LANES);
-                    vec z = sigmoid(u);
-                    store(q + v * LANES, load(q + v * LANES) * (z * (1 + u * (1 - z))));
-                }
-                for (int l = 0; l < 16; l++) {
-                    s[l] += q[l];
-                    c[l] += (double)q[l] * p[l];
-                }
-            }
-            for (int l = 0; l < 16; l++) {
-                total[l] += s[l];
-                cross[l] += c[l];
-            }
+            row_norm_vjp(sums + ((size_t)b * h + i) * 32, g[b] + at, x[b] + at, A + b * 16,
+                         B + b * 16, w, silu);
         }
-        for (int l = 0; l < 16; l++) {
-            sums[(b * 16 + l) * 2] = total[l];
-            sums[(b * 16 + l) * 2 + 1] = cross[l];
-        }
-    }
 }
 
 /* Second half: gx (+)= ca g + cx (x - m) + c0 with coef[block][4][16] = ca, cx, m, c0. */
@@ -684,11 +897,11 @@ struct di_kernels {
     const char *name;
     int (*self_check)(void);
     void (*conv)(const conv_args *);
-    void (*wino)(const conv_args *, di_real *, int (*)(void));
+    void (*wino)(const conv_args *);
     void (*matmul)(di_real *, size_t, const di_real *, size_t, size_t, const di_real *, size_t,
                    int, int, int);
     void (*softmax)(di_real *, int, int, int, di_real);
-    void (*norm_stats)(double *, di_real *const *, int, int, int, int);
+    void (*norm_sums)(double *, di_real *const *, int, int, int, int);
     void (*norm_apply)(di_real *const *, di_real *const *, const di_real *, const di_real *,
                        int, int, int, int, int);
     void (*norm_vjp_sums)(double *, di_real *const *, di_real *const *, const di_real *,
@@ -713,7 +926,7 @@ struct di_kernels {
 #define TEXT(a) TEXT2(a)
 extern const di_kernels JOIN(di_kernels_, DI_ISA);
 const di_kernels JOIN(di_kernels_, DI_ISA) = {
-    TEXT(DI_ISA), self_check, conv, wino, matmul, softmax, norm_stats, norm_apply,
+    TEXT(DI_ISA), self_check, conv, wino, matmul, softmax, norm_sums, norm_apply,
     norm_vjp_sums, norm_vjp_apply, axpy, upsample, pool
 };
 
@@ -1190,10 +1403,12 @@ static int arena_give(di_arena *m, size_t off, size_t size)
 struct di_rec {
     void (*vjp)(di_tape *, di_rec *);
     di_tensor *x, *add, *y;
-    const void *weight;
+    const void *weight;         /* or the part that is run again */
     di_buf *saved;
     double scale;
     int flag;
+    di_again_fn again;
+    void *user;
 };
 
 enum { POOL_BYTES = 1 << 16, MAX_HOLES = 1024, MAX_RECS = 4096 };
@@ -1311,9 +1526,10 @@ static di_tensor *header_new(di_tape *tp, int n, int c, int h, int w)
     t->w = w;
     t->cb = (c + 15) / 16;
     t->blk = pool_new(tp, (size_t)n * t->cb * sizeof *t->blk);
-    if (!t->blk && !tp->failed)
+    t->sums = pool_new(tp, (size_t)n * t->cb * sizeof *t->sums);
+    if (!t->sums && !tp->failed)
         tape_fail(tp, DI_EMEMORY, "too many images in one batch");
-    return t->blk ? t : NULL;
+    return t->sums ? t : NULL;
 }
 
 static size_t plane(const di_tensor *t) { return (size_t)(t->h + 2) * (t->w + 2) * 16; }
@@ -1343,17 +1559,65 @@ static di_tensor *like(di_tape *tp, const di_tensor *t)
     return di_tensor_new(tp, t->n, t->c, t->h, t->w);
 }
 
-static void hold(di_tensor *t)
+static di_buf *hold(di_buf *b)
 {
-    for (int i = 0; i < 2; i++)
-        if (t->buf[i])
-            t->buf[i]->refs++;
+    if (b)
+        b->refs++;
+    return b;
+}
+
+/* A record's hold on a tensor: on its elements alone. */
+static void keep(di_tensor *t)
+{
+    hold(t->buf[0]);
+    hold(t->buf[1]);
+}
+
+static void release(di_tape *tp, di_tensor *t)
+{
+    buf_drop(tp, t->buf[0]);
+    buf_drop(tp, t->buf[1]);
+}
+
+static void forget_sums(di_tape *tp, di_tensor *t)
+{
+    buf_drop(tp, t->sum_buf[0]);
+    buf_drop(tp, t->sum_buf[1]);
+    t->sum_buf[0] = t->sum_buf[1] = NULL;
+    memset(t->sums, 0, (size_t)t->n * t->cb * sizeof *t->sums);
 }
 
 void di_drop(di_tape *tp, di_tensor *t)
 {
-    for (int i = 0; t && i < 2; i++)
-        buf_drop(tp, t->buf[i]);
+    if (!t)
+        return;
+    release(tp, t);
+    buf_drop(tp, t->coef);
+    forget_sums(tp, t);
+}
+
+static int live(const di_tape *tp) { return !tp->dry && !tp->failed; }
+
+static di_real *const *planes(const di_tensor *t) { return t->blk; }
+
+/* x itself with its elements computed, where a norm had only promised them. */
+static di_tensor *solid(di_tape *tp, di_tensor *x)
+{
+    if (!x || !x->coef)
+        return x;
+    di_tensor *y = di_tensor_new(tp, x->n, x->c, x->h, x->w);
+    if (!y)
+        return NULL;
+    if (live(tp))
+        tp->k->norm_apply(y->blk, x->blk, x->A, x->B, x->n * x->cb, x->h, x->w, x->silu,
+                          tp->ctx->threads);
+    release(tp, x);
+    buf_drop(tp, x->coef);
+    x->coef = NULL;
+    x->blk = y->blk;
+    x->buf[0] = y->buf[0];
+    x->buf[1] = NULL;
+    return x;
 }
 
 /* A record, when the output's gradient will be wanted. */
@@ -1374,10 +1638,6 @@ static di_rec *record(di_tape *tp, void (*vjp)(di_tape *, di_rec *), di_tensor *
     return r;
 }
 
-static int live(const di_tape *tp) { return !tp->dry && !tp->failed; }
-
-static di_real *const *planes(const di_tensor *t) { return t->blk; }
-
 /* t->g (+)= g, where g is no longer needed: handed over when it is the first contribution. */
 static void give_gradient(di_tape *tp, di_tensor *t, di_tensor *g)
 {
@@ -1392,9 +1652,12 @@ static void give_gradient(di_tape *tp, di_tensor *t, di_tensor *g)
     di_drop(tp, g);
 }
 
-void di_tape_back(di_tape *tp)
+/* Through the records from the last one to number `base`; a record may add others after
+   itself and go back through them. */
+static void back_to(di_tape *tp, int base)
 {
-    for (int i = tp->recs - 1; i >= 0; i--) {
+    while (tp->recs > base) {
+        int i = tp->recs - 1;
         di_rec *r = &tp->rec[i];
         if (r->y->g && !tp->failed)
             r->vjp(tp, r);
@@ -1402,8 +1665,47 @@ void di_tape_back(di_tape *tp)
         r->y->g = NULL;
         if (r->saved)
             buf_drop(tp, r->saved);
+        tp->recs = i;
     }
-    tp->recs = 0;
+}
+
+void di_tape_back(di_tape *tp) { back_to(tp, 0); }
+
+/* The part runs again, this time on record; the same operations give the same bits. */
+static void again_vjp(di_tape *tp, di_rec *r)
+{
+    int base = tp->recs;
+    di_tensor *y = r->again(r->user, r->weight, r->x, r->add);
+    if (y) {
+        y->g = r->y->g;
+        r->y->g = NULL;
+        di_drop(tp, y);
+        back_to(tp, base);
+    }
+    forget_sums(tp, r->x);
+    release(tp, r->x);
+    release(tp, r->add);
+}
+
+di_tensor *di_again(di_tape *tp, di_again_fn f, void *user, const void *part, di_tensor *x,
+                    di_tensor *emb)
+{
+    int wanted = tp->keep;
+    if (!x || tp->failed)
+        return NULL;
+    tp->keep = 0;
+    di_tensor *y = f(user, part, x, emb);
+    tp->keep = wanted;
+    di_rec *r = record(tp, again_vjp, x, y);
+    if (r) {
+        r->add = emb;
+        r->weight = part;
+        r->again = f;
+        r->user = user;
+        keep(x);
+        keep(emb);
+    }
+    return y;
 }
 
 /* ==== 11. Operations ====================================================================== */
@@ -1425,8 +1727,9 @@ di_tensor *di_pack(di_tape *tp, int n, int c, int h, int w, const di_real *x, in
     return t;
 }
 
-void di_unpack(di_tape *tp, const di_tensor *t, int from, int c, di_real *x)
+void di_unpack(di_tape *tp, di_tensor *t, int from, int c, di_real *x)
 {
+    t = solid(tp, t);
     for (int n = 0; t && live(tp) && n < t->n; n++)
         for (int k = 0; k < c; k++)
             for (int i = 0; i < t->h; i++) {
@@ -1439,65 +1742,9 @@ void di_unpack(di_tape *tp, const di_tensor *t, int from, int c, di_real *x)
 
 /* ---- convolution ---- */
 
-/* The fast class takes Winograd's way by the layer's shape alone. */
-static int has_wino(const di_ctx *ctx, int oc, int ic, int k, int stride)
+size_t di_conv_bytes(int oc, int ic, int k)
 {
-    return ctx->fast && k == 3 && stride != 2 && ic >= 32 && oc >= 32;
-}
-
-static int wants_wino(const di_ctx *ctx, const di_conv *w, int h, int wd)
-{
-    return has_wino(ctx, w->oc, w->ic, w->k, w->stride) && h % 4 == 0 && wd % 4 == 0
-           && h * wd >= 256;
-}
-
-/* U = G g G^T of w (oc x ic, or its transpose), in double, packed [oc/16][36][ic][16]. */
-static di_real *wino_weights(di_ctx *ctx, const di_real *packed, int oc, int ic)
-{
-    static const volatile double table[6][3] = { { 1.0 / 4, 0, 0 },
-        { -1.0 / 6, -1.0 / 6, -1.0 / 6 }, { -1.0 / 6, 1.0 / 6, -1.0 / 6 },
-        { 1.0 / 24, 1.0 / 12, 1.0 / 6 },
-        { 1.0 / 24, -1.0 / 12, 1.0 / 6 }, { 0, 0, 1 } };
-    double G[6][3]; /* unknown to the compiler: gcc 12 turns known +- pairs into fmaddsub even
-                       where contraction is off */
-    for (int i = 0; i < 18; i++)
-        G[i / 3][i % 3] = table[i / 3][i % 3];
-    int ob = (oc + 15) / 16, ib = (ic + 15) / 16;
-    di_real *u = di_new(ctx, (size_t)ob * ib * 36 * 256, sizeof *u);
-    for (int o = 0; u && o < ob * 16; o++)
-        for (int i = 0; i < ib * 16; i++) {
-            double half[6][3];
-            const di_real *g = packed + ((size_t)(o / 16) * ib + i / 16) * 9 * 256
-                               + i % 16 * 16 + o % 16;
-            for (int r = 0; r < 6; r++)
-                for (int c = 0; c < 3; c++)
-                    half[r][c] = G[r][0] * g[c * 256] + G[r][1] * g[(3 + c) * 256]
-                                 + G[r][2] * g[(6 + c) * 256];
-            for (int r = 0; r < 6; r++)
-                for (int c = 0; c < 6; c++)
-                    u[(((size_t)(o / 16) * 36 + r * 6 + c) * ib * 16 + i) * 16 + o % 16] =
-                        (di_real)(half[r][0] * G[c][0] + half[r][1] * G[c][1]
-                                  + half[r][2] * G[c][2]);
-        }
-    return u;
-}
-
-static size_t wino_scratch(int ic, int threads)
-{
-    size_t stride = (size_t)WINO_CHUNK * ((ic + 15) / 16 * 16) + 16;
-    return (36 * stride + (size_t)threads * 36 * WINO_GROUP * 16) * sizeof(di_real);
-}
-
-size_t di_conv_bytes(const di_ctx *ctx, int oc, int ic, int k)
-{
-    int each = k * k + (has_wino(ctx, oc, ic, k, 1) ? 36 : 0);
-    return (size_t)((oc + 15) / 16) * ((ic + 15) / 16) * each * 256 * sizeof(di_real);
-}
-
-/* Position of weight (o, i, tap) in the packed array, ib: number of input blocks. */
-static size_t packed_at(int o, int i, int tap, int ib, int taps)
-{
-    return (((((size_t)(o / 16) * ib + i / 16) * taps) + tap) * 16 + i % 16) * 16 + o % 16;
+    return (size_t)((oc + 15) / 16) * ((ic + 15) / 16) * k * k * 256 * sizeof(di_real);
 }
 
 /* Packs weight [oc][ic][k][k] and bias [oc] (or NULL) into fresh memory of the context. */
@@ -1511,85 +1758,127 @@ di_status di_conv_init(di_ctx *ctx, di_conv *w, const di_real *weight, const di_
     for (int o = 0; o < w->oc; o++)
         for (int i = 0; i < w->ic; i++)
             for (int t = 0; t < taps; t++)
-                w->w[packed_at(o, i, t, ib, taps)] = weight[((size_t)o * w->ic + i) * taps + t];
+                w->w[((((size_t)(o / 16) * ib + i / 16) * taps + t) * 16 + i % 16) * 16
+                     + o % 16] = weight[((size_t)o * w->ic + i) * taps + t];
     if (bias)
         memcpy(w->bias, bias, (size_t)w->oc * sizeof *bias);
-    if (has_wino(ctx, w->oc, w->ic, w->k, w->stride)) {
-        w->u = wino_weights(ctx, w->w, w->oc, w->ic);
-        return w->u ? DI_OK : DI_EMEMORY;
-    }
     return DI_OK;
 }
 
-/* w'[i][o][k-1-u][k-1-v] = w[o][i][u][v] */
-di_status di_conv_transpose(di_ctx *ctx, di_conv *w)
+/* The fast class takes Winograd's way by the layer's shape alone. */
+static int wants_wino(const di_ctx *ctx, int k, int stride, int ic, int h, int w)
 {
-    int taps = w->k * w->k, ob = (w->oc + 15) / 16, ib = (w->ic + 15) / 16;
-    if (w->wt)
-        return DI_OK;
-    w->wt = di_new(ctx, (size_t)ob * ib * taps * 256, sizeof *w->wt);
-    if (!w->wt)
-        return DI_EMEMORY;
-    for (int o = 0; o < w->oc; o++)
-        for (int i = 0; i < w->ic; i++)
-            for (int t = 0; t < taps; t++)
-                w->wt[packed_at(i, o, taps - 1 - t, ob, taps)] =
-                    w->w[packed_at(o, i, t, ib, taps)];
-    if (has_wino(ctx, w->oc, w->ic, w->k, w->stride)) {
-        w->ut = wino_weights(ctx, w->wt, w->ic, w->oc);
-        return w->ut ? DI_OK : DI_EMEMORY;
-    }
-    return DI_OK;
+    return ctx->fast && k == 3 && stride == 1 && ic >= 32 && h % 4 == 0 && w % 4 == 0
+           && h * w >= 64;
 }
 
-static int thread_number(void)
+/* Elements of scratch; sets how threads share the work: each a band, or all one image. */
+static size_t conv_work(conv_args *a, int fast)
 {
-#ifdef _OPENMP
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
+    size_t pitch = (size_t)(a->w + 2) * 16, v, each;
+    if (fast) {
+        wino_plan p;
+        a->together = 0;
+        wino_layout(a, &p, &each, &v);
+        a->together = a->n * p.down < 2 * a->threads * p.rows;
+        wino_layout(a, &p, &each, &v);
+        a->each = a->together ? each : v + each;
+        return (a->together ? v : 0) + a->threads * a->each;
+    }
+    a->together = a->n * ((a->h + ROWS - 1) / ROWS) < 2 * a->threads;
+    a->each = !a->A ? 0 : a->ib * pitch * (a->together ? a->h + 2 : ROWS + 2);
+    return a->together ? a->each : a->each * a->threads;
 }
 
-/* y = scale * (conv(x) + bias + add), or with acc y += conv(x). */
-static void run_conv(di_tape *tp, di_tensor *y, const di_tensor *x, const di_real *weight,
-                     const di_real *bias, const di_tensor *add, double scale, int k, int stride,
-                     int end, int acc, int fast)
+/* t's sums over rows, ascending: total [n*cb][32]. */
+static void add_rows(di_tensor *t, double *total, const double *rows)
 {
-    di_buf *scratch = fast ? buf_new(tp, wino_scratch(x->c, tp->ctx->threads)) : NULL;
-    if (!live(tp)) {
-        buf_drop(tp, scratch);
-        return;
+    memset(total, 0, (size_t)t->n * t->cb * 32 * sizeof *total);
+    for (int b = 0; b < t->n * t->cb; b++, total += 32) {
+        for (int i = 0; i < t->h; i++, rows += 32)
+            for (int l = 0; l < 32; l++)
+                total[l] += rows[l];
+        t->sums[b] = total;
     }
+}
+
+/* t's sums by a pass of their own: of x, or with `norm` of its gradient t. */
+static void make_sums(di_tape *tp, di_tensor *t, const di_tensor *norm)
+{
+    size_t blocks = (size_t)t->n * t->cb;
+    forget_sums(tp, t);
+    t->sum_buf[0] = buf_new(tp, blocks * 32 * sizeof(double));
+    di_buf *rows = buf_new(tp, blocks * t->h * 32 * sizeof(double));
+    if (live(tp)) {
+        double *sums = buf_data(tp, rows);
+        if (norm)
+            tp->k->norm_vjp_sums(sums, t->blk, planes(norm), norm->A, norm->B, (int)blocks,
+                                 t->h, t->w, norm->silu, tp->ctx->threads);
+        else
+            tp->k->norm_sums(sums, planes(t), (int)blocks, t->h, t->w, tp->ctx->threads);
+        add_rows(t, buf_data(tp, t->sum_buf[0]), sums);
+    }
+    buf_drop(tp, rows);
+}
+
+/* y = scale * (conv(x) + bias + add), or with acc y += conv(x); the derivative takes the
+   weights transposed and flipped. norm: y is the gradient of this, its one use. */
+static void run_conv(di_tape *tp, di_tensor *y, di_tensor *x, const di_conv *w, int derivative,
+                     di_tensor *add, double scale, int acc, const di_tensor *norm)
+{
+    static const di_real promised = 0; /* a dry run has no coefficients yet */
     conv_args a = { 0 };
     ptrdiff_t pitch = x->w + 2;
+    int stride = derivative || w->stride != 2 ? 1 : 2, end = derivative ? 0 : w->end;
+    int fast = wants_wino(tp->ctx, w->k, stride, x->c, y->h, y->w);
+    int sums = norm || (w->sums && !derivative);
     a.n = x->n;
     a.ib = x->cb;
     a.ob = y->cb;
     a.h = y->h;
     a.w = y->w;
-    a.taps = k * k;
+    a.last = x->c - (x->cb - 1) * 16;
+    a.taps = w->k * w->k;
     for (int t = 0; t < a.taps; t++) /* the tensor's border is the padding */
-        a.off[t] = k == 1 ? (pitch + 1) * 16 : ((t / 3 + end) * pitch + t % 3 + end) * 16;
+        a.off[t] = w->k == 1 ? (pitch + 1) * 16 : ((t / 3 + end) * pitch + t % 3 + end) * 16;
     a.step = 16 * stride;
     a.row = 16 * stride * pitch;
-    a.x = (const di_real *const *)x->blk;
-    a.y = y->blk;
-    a.weight = weight;
-    a.bias = bias;
-    a.add = add ? planes(add) : NULL;
-    a.scale = (di_real)scale;
-    a.acc = acc;
     a.threads = tp->ctx->threads;
-    if (fast)
-        tp->k->wino(&a, buf_data(tp, scratch), thread_number);
-    else
-        tp->k->conv(&a);
+    a.A = !x->coef ? NULL : live(tp) ? x->A : &promised;
+    size_t work = conv_work(&a, fast);
+    size_t flipped = derivative && !fast ? (size_t)a.ob * a.ib * a.taps * 256 : 0;
+    size_t rows = sums ? (size_t)a.n * a.ob * a.h * 32 : 0;
+    if (sums)
+        y->sum_buf[0] = buf_new(tp, (size_t)a.n * a.ob * 32 * sizeof(double));
+    di_buf *scratch = buf_new(tp, rows * sizeof(double) + (work + flipped) * sizeof(di_real));
+    if (live(tp)) {
+        a.sums = sums ? buf_data(tp, scratch) : NULL;
+        a.work = (di_real *)((double *)buf_data(tp, scratch) + rows);
+        a.weight = w->w;
+        a.flipped = derivative ? a.work + work : NULL;
+        a.bias = derivative ? NULL : w->bias;
+        a.x = (const di_real *const *)x->blk;
+        a.y = y->blk;
+        a.add = add ? planes(add) : NULL;
+        a.scale = (di_real)scale;
+        a.acc = acc;
+        a.B = x->B;
+        a.silu = x->silu;
+        if (norm) {
+            a.nx = planes(norm);
+            a.nA = norm->A;
+            a.nB = norm->B;
+            a.nsilu = norm->silu;
+        }
+        if (fast)
+            tp->k->wino(&a);
+        else
+            tp->k->conv(&a);
+        if (sums)
+            add_rows(y, buf_data(tp, y->sum_buf[0]), a.sums);
+    }
     buf_drop(tp, scratch);
 }
-
-static const char class_changed[] =
-    "the numeric class was changed after the network was opened";
 
 /* gx = W^T gy; stride 2 goes through gy spread out on the input's grid. add: gadd = gy. */
 static void conv_vjp(di_tape *tp, di_rec *r)
@@ -1614,12 +1903,9 @@ static void conv_vjp(di_tape *tp, di_rec *r)
     int acc = r->x->g != NULL;
     if (!acc)
         r->x->g = like(tp, r->x);
-    int fast = wants_wino(tp->ctx, w, r->x->h, r->x->w);
-    if (fast && live(tp) && !w->ut)
-        tape_fail(tp, DI_EUSAGE, class_changed);
     if (r->x->g)
-        run_conv(tp, r->x->g, spread ? spread : gy, fast ? w->ut : w->wt, NULL, NULL, 1, w->k,
-                 1, 0, acc, fast);
+        run_conv(tp, r->x->g, spread ? spread : gy, w, 1, NULL, 1, acc,
+                 r->x->coef && r->x->uses == 1 ? r->x : NULL);
     di_drop(tp, spread);
     tp->macs += (double)w->k * w->k * w->ic * w->oc * r->y->h * r->y->w * r->y->n;
     if (r->add && r->add->need) {
@@ -1631,18 +1917,17 @@ static void conv_vjp(di_tape *tp, di_rec *r)
 di_tensor *di_convolve(di_tape *tp, di_tensor *x, const di_conv *w, di_tensor *add,
                        double scale)
 {
+    add = solid(tp, add);
+    if (w && w->stride == 2)
+        x = solid(tp, x);
     if (!x || tp->failed)
         return NULL;
     int s = w->stride == 2 ? 2 : 1;
     di_tensor *y = di_tensor_new(tp, x->n, w->oc, x->h / s, x->w / s);
     if (!y)
         return NULL;
-    int fast = wants_wino(tp->ctx, w, x->h, x->w);
-    if (fast && live(tp) && !w->u) {
-        tape_fail(tp, DI_EUSAGE, class_changed);
-        return NULL;
-    }
-    run_conv(tp, y, x, fast ? w->u : w->w, w->bias, add, scale, w->k, s, w->end, 0, fast);
+    x->uses++;
+    run_conv(tp, y, x, w, 0, add, scale, 0, NULL);
     tp->macs += (double)w->k * w->k * w->ic * w->oc * y->h * y->w * y->n;
     di_rec *r = record(tp, conv_vjp, x, y);
     if (r) {
@@ -1672,18 +1957,17 @@ static norm_saved norm_layout(void *data, const di_tensor *x, int groups)
     return s;
 }
 
-static void norm_coefficients(const di_tape *tp, norm_saved *s, const di_tensor *x,
-                              const di_norm *w, const di_tensor *emb, double *sums)
+static void norm_coefficients(norm_saved *s, const di_tensor *x, const di_norm *w,
+                              const di_tensor *emb)
 {
     int per = w->c / w->groups;
     double count = (double)per * x->h * x->w;
-    tp->k->norm_stats(sums, planes(x), x->n * x->cb, x->h, x->w, tp->ctx->threads);
     for (int n = 0; n < x->n; n++)
         for (int gr = 0; gr < w->groups; gr++) {
             double a = 0, q = 0;
             for (int c = gr * per; c < (gr + 1) * per; c++) {
-                a += sums[((size_t)n * x->cb * 16 + c) * 2];
-                q += sums[((size_t)n * x->cb * 16 + c) * 2 + 1];
+                a += x->sums[n * x->cb + c / 16][c % 16];
+                q += x->sums[n * x->cb + c / 16][16 + c % 16];
             }
             double mean = a / count, var = q / count - mean * mean;
             double rstd = 1 / sqrt((var > 0 ? var : 0) + w->eps);
@@ -1711,25 +1995,26 @@ static void norm_vjp(di_tape *tp, di_rec *r)
 {
     const di_norm *w = r->weight;
     di_tensor *x = r->x, *g = r->y->g;
-    di_buf *work = buf_new(tp, (size_t)x->n * x->cb * 16
-                               * (2 * sizeof(double) + 4 * sizeof(di_real)));
-    if (work && live(tp)) {
+    di_tensor read = *r->y; /* its elements may have been computed since */
+    read.blk = x->blk;
+    if (!g->sum_buf[0])
+        make_sums(tp, g, &read);
+    di_buf *work = buf_new(tp, (size_t)x->n * x->cb * 64 * sizeof(di_real));
+    if (live(tp)) {
         norm_saved s = norm_layout(buf_data(tp, r->saved), x, w->groups);
-        double *sums = buf_data(tp, work);
-        di_real *coef = (di_real *)(sums + (size_t)x->n * x->cb * 32);
+        di_real *coef = buf_data(tp, work);
         int per = w->c / w->groups;
         double count = (double)per * x->h * x->w;
-        tp->k->norm_vjp_sums(sums, g->blk, planes(x), s.A, s.B, x->n * x->cb, x->h, x->w,
-                             r->flag, tp->ctx->threads);
         memset(coef, 0, (size_t)x->n * x->cb * 64 * sizeof *coef);
         for (int n = 0; n < x->n; n++)
             for (int gr = 0; gr < w->groups; gr++) {
                 double mean = s.stat[(n * w->groups + gr) * 2];
                 double rstd = s.stat[(n * w->groups + gr) * 2 + 1], mq = 0, mqx = 0;
                 for (int c = gr * per; c < (gr + 1) * per; c++) {
-                    size_t at = (size_t)n * x->cb * 16 + c;
-                    mq += s.S[at] * sums[at * 2];
-                    mqx += s.S[at] * (rstd * (sums[at * 2 + 1] - mean * sums[at * 2]));
+                    double gain = s.S[(size_t)n * x->cb * 16 + c];
+                    const double *sums = g->sums[n * x->cb + c / 16] + c % 16;
+                    mq += gain * sums[0];
+                    mqx += gain * (rstd * (sums[16] - mean * sums[0]));
                 }
                 for (int c = gr * per; c < (gr + 1) * per; c++) {
                     di_real *k = coef + ((size_t)n * x->cb + c / 16) * 64 + c % 16;
@@ -1744,41 +2029,45 @@ static void norm_vjp(di_tape *tp, di_rec *r)
                               x->n * x->cb, x->h, x->w, x->g != NULL, tp->ctx->threads);
     }
     buf_drop(tp, work);
+    forget_sums(tp, g);
     if (!x->g) {
         x->g = g;
         r->y->g = NULL;
     }
-    di_drop(tp, x); /* the record's hold on the norm's input */
+    release(tp, x);
 }
 
+/* The norm's coefficients; the elements are computed by who reads them. */
 di_tensor *di_normalize(di_tape *tp, di_tensor *x, const di_norm *w, const di_tensor *emb,
                         int silu)
 {
-    di_tensor *y = x && !tp->failed ? like(tp, x) : NULL;
+    x = solid(tp, x);
+    di_tensor *y = x && !tp->failed ? header_new(tp, x->n, x->c, x->h, x->w) : NULL;
     if (!y)
         return NULL;
     size_t count = (size_t)x->n * x->cb * 16;
-    di_buf *saved = buf_new(tp, (size_t)x->n * w->groups * 2 * sizeof(double)
-                            + 3 * count * sizeof(di_real));
-    di_buf *sums = buf_new(tp, count * 2 * sizeof(double));
-    if (!saved || !sums)
+    if (!x->sum_buf[0] || (x->buf[1] && !x->sum_buf[1]))
+        make_sums(tp, x, NULL);
+    y->coef = buf_new(tp, (size_t)x->n * w->groups * 2 * sizeof(double)
+                      + 3 * count * sizeof(di_real));
+    if (!y->coef)
         return NULL;
+    y->silu = silu;
+    y->buf[0] = hold(x->buf[0]);
+    y->buf[1] = hold(x->buf[1]);
+    memcpy(y->blk, x->blk, (size_t)x->n * x->cb * sizeof *y->blk);
     if (live(tp)) {
-        norm_saved s = norm_layout(buf_data(tp, saved), x, w->groups);
+        norm_saved s = norm_layout(buf_data(tp, y->coef), x, w->groups);
         memset(s.A, 0, 3 * count * sizeof(di_real)); /* padding channels stay +0 */
-        norm_coefficients(tp, &s, x, w, emb, buf_data(tp, sums));
-        tp->k->norm_apply(y->blk, planes(x), s.A, s.B, x->n * x->cb, x->h, x->w, silu,
-                          tp->ctx->threads);
+        norm_coefficients(&s, x, w, emb);
+        y->A = s.A;
+        y->B = s.B;
     }
-    buf_drop(tp, sums);
     di_rec *r = record(tp, norm_vjp, x, y);
     if (r) {
         r->weight = w;
-        r->saved = saved;
-        r->flag = silu;
-        hold(x);
-    } else {
-        buf_drop(tp, saved);
+        r->saved = hold(y->coef);
+        keep(x);
     }
     return y;
 }
@@ -1797,6 +2086,7 @@ static void upsample_vjp(di_tape *tp, di_rec *r)
 
 di_tensor *di_upsample(di_tape *tp, di_tensor *x)
 {
+    x = solid(tp, x);
     di_tensor *y = x && !tp->failed ? di_tensor_new(tp, x->n, x->c, 2 * x->h, 2 * x->w) : NULL;
     if (y && live(tp))
         tp->k->upsample(y->blk, planes(x), 1, x->n * x->cb, x->h, x->w, 0, tp->ctx->threads);
@@ -1817,6 +2107,7 @@ static void pool_vjp(di_tape *tp, di_rec *r)
 
 di_tensor *di_pool2(di_tape *tp, di_tensor *x)
 {
+    x = solid(tp, x);
     di_tensor *y = x && !tp->failed ? di_tensor_new(tp, x->n, x->c, x->h / 2, x->w / 2) : NULL;
     if (y && live(tp))
         tp->k->pool(y->blk, planes(x), (di_real)0.25, x->n * x->cb, y->h, y->w, 0,
@@ -1835,9 +2126,8 @@ static di_tensor *slice(di_tape *tp, di_tensor *t, int from, int c)
     for (int n = 0; n < t->n; n++)
         for (int b = 0; b < s->cb; b++)
             s->blk[n * s->cb + b] = t->blk[n * t->cb + from / 16 + b];
-    s->buf[0] = t->buf[0];
-    s->buf[1] = t->buf[1];
-    hold(s);
+    s->buf[0] = hold(t->buf[0]);
+    s->buf[1] = hold(t->buf[1]);
     return s;
 }
 
@@ -1853,6 +2143,8 @@ static void concat_vjp(di_tape *tp, di_rec *r)
 
 di_tensor *di_concat(di_tape *tp, di_tensor *a, di_tensor *b)
 {
+    a = solid(tp, a);
+    b = solid(tp, b);
     if (!a || !b || tp->failed)
         return NULL;
     if (a->c % 16 || a->buf[1] || b->buf[1]) {
@@ -1865,10 +2157,13 @@ di_tensor *di_concat(di_tape *tp, di_tensor *a, di_tensor *b)
     for (int n = 0; n < y->n; n++) {
         memcpy(y->blk + n * y->cb, a->blk + n * a->cb, a->cb * sizeof *y->blk);
         memcpy(y->blk + n * y->cb + a->cb, b->blk + n * b->cb, b->cb * sizeof *y->blk);
+        memcpy(y->sums + n * y->cb, a->sums + n * a->cb, a->cb * sizeof *y->sums);
+        memcpy(y->sums + n * y->cb + a->cb, b->sums + n * b->cb, b->cb * sizeof *y->sums);
     }
-    y->buf[0] = a->buf[0];
-    y->buf[1] = b->buf[0];
-    hold(y);
+    y->buf[0] = hold(a->buf[0]);
+    y->buf[1] = hold(b->buf[0]);
+    y->sum_buf[0] = hold(a->sum_buf[0]);
+    y->sum_buf[1] = hold(b->sum_buf[0]);
     di_rec *r = record(tp, concat_vjp, a->need ? a : b, y);
     if (r) {
         r->x = a;
@@ -1881,9 +2176,10 @@ di_tensor *di_concat(di_tape *tp, di_tensor *a, di_tensor *b)
 
 void di_add_channels(di_tape *tp, di_tensor *x, const di_tensor *emb)
 {
-    if (!x || !emb || !live(tp))
+    if (!x || !emb)
         return;
-    for (int b = 0; b < x->n * x->cb; b++) {
+    forget_sums(tp, x);
+    for (int b = 0; live(tp) && b < x->n * x->cb; b++) {
         const di_real *e = emb->blk[b % x->cb] + ((size_t)(emb->w + 2) + 1 + b / x->cb) * 16;
         for (int i = 0; i < x->h; i++) {
             di_real *p = x->blk[b] + ((size_t)(i + 1) * (x->w + 2) + 1) * 16;
@@ -2051,11 +2347,12 @@ static void attention_vjp(di_tape *tp, di_rec *r)
         }
     }
     buf_drop(tp, work);
-    di_drop(tp, x);
+    release(tp, x);
 }
 
 di_tensor *di_attention(di_tape *tp, di_tensor *x, int heads)
 {
+    x = solid(tp, x);
     if (!x || tp->failed)
         return NULL;
     int d = x->c / 3 / heads, T = x->h * x->w, threads = tp->ctx->threads;
@@ -2087,7 +2384,7 @@ di_tensor *di_attention(di_tape *tp, di_tensor *x, int heads)
     di_rec *r = record(tp, attention_vjp, x, y);
     if (r) {
         r->flag = heads;
-        hold(x);
+        keep(x);
     }
     return y;
 }

@@ -39,12 +39,16 @@ typedef struct stage {          /* one block of the encoder or decoder */
     di_conv c;
 } stage;
 
-/* A forward pass and what its derivative needs. */
+/* A forward pass and what its derivative needs: its tape, or (steps run again) its input. */
 typedef struct pass {
     di_tape tape;
     char *memory;
     size_t memory_size;
     di_tensor *x, *y;           /* input and output; y NULL: nothing to differentiate */
+    void *input;                /* n times in double, then (n,C,h,w); n 0: none */
+    size_t n, input_size;
+    int h, w;
+    const int *label;
 } pass;
 
 struct di_net {
@@ -54,23 +58,24 @@ struct di_net {
     struct entry *entry;
     int lines, entries;
     char *meta;                 /* the metadata as it was, terminated */
-    size_t meta_len, weights, weight_bytes, vjp_bytes;
+    size_t meta_len, weights, weight_bytes;
     uint32_t crc;
     config f;
     double *beta;
-    int steps, linear, loaded, transposed;
+    int steps, linear, loaded;
     di_conv temb[2], stem, out;
     di_norm out_norm;
     di_real *label;             /* [classes][emb] */
     stage enc[LEVELS * (MAX_BLOCKS + 1)], dec[LEVELS * (MAX_BLOCKS + 1)], mid[2];
     int encs, decs;
-    di_conv *conv[LEVELS * MAX_BLOCKS * 24]; /* every convolution, for the transposes */
+    di_conv *conv[LEVELS * MAX_BLOCKS * 24]; /* every convolution, to free them */
     di_norm *norm[LEVELS * MAX_BLOCKS * 12];
     int convs, norms;
-    pass pass[DI_MAX_KEEP + 1]; /* 0: plans and passes that are not kept */
+    pass pass[DI_MAX_KEEP + 1]; /* 0: plans, passes that are not kept, steps run again */
     pass *now;
     size_t plan_n, plan_bytes;  /* the last plan */
-    int plan_h, plan_w, plan_vjp, plan_threads;
+    int plan_h, plan_w, plan_vjp, plan_threads, plan_fast, plan_keep;
+    int keep;                   /* DI_KEEP_... */
 };
 
 /* ==== 2. Reading the head of a weight file ================================================ */
@@ -577,22 +582,21 @@ static di_real *vector(loader *L, const char *prefix, const char *leaf, int n)
     return tensor(L, prefix, leaf, 1, &n);
 }
 
-/* rank 4: [oc][ic][k][k]; rank 2: [oc][ic]. Constant: off the image's path, never derived. */
+/* rank 4: [oc][ic][k][k]; rank 2: [oc][ic]. sums: a norm follows. */
 static void bind_conv(loader *L, di_conv *w, const char *prefix, int rank, int oc, int ic,
-                      int k, int constant)
+                      int k, int sums)
 {
     int d[4] = { oc, ic, k, k };
     w->oc = oc;
     w->ic = ic;
     w->k = k;
-    w->constant = constant;
+    w->sums = sums;
     if (!w->stride)
         w->stride = 1;
     di_real *weight = tensor(L, prefix, ".w", rank, d);
     di_real *bias = vector(L, prefix, ".b", oc);
     L->net->weights += (size_t)oc * ic * k * k + oc;
-    L->net->weight_bytes += di_conv_bytes(L->ctx, oc, ic, k);
-    L->net->vjp_bytes += constant ? 0 : di_conv_bytes(L->ctx, ic, oc, k);
+    L->net->weight_bytes += di_conv_bytes(oc, ic, k);
     L->net->conv[L->net->convs++] = w;
     if (weight && bias)
         di_conv_init(L->ctx, w, weight, bias);
@@ -623,13 +627,13 @@ static void bind_res(loader *L, res *r, const char *prefix, int in, int out, int
     snprintf(p, sizeof p, "%s.n1", prefix);
     bind_norm(L, &r->n1, p, in);
     snprintf(p, sizeof p, "%s.c1", prefix);
-    bind_conv(L, &r->c1, p, 4, out, in, 3, 0);
+    bind_conv(L, &r->c1, p, 4, out, in, 3, !f->add);
     snprintf(p, sizeof p, "%s.emb", prefix);
-    bind_conv(L, &r->emb, p, 2, f->add ? out : 2 * out, f->emb, 1, 1);
+    bind_conv(L, &r->emb, p, 2, f->add ? out : 2 * out, f->emb, 1, 0);
     snprintf(p, sizeof p, "%s.n2", prefix);
     bind_norm(L, &r->n2, p, out);
     snprintf(p, sizeof p, "%s.c2", prefix);
-    bind_conv(L, &r->c2, p, 4, out, out, 3, 0);
+    bind_conv(L, &r->c2, p, 4, out, out, 3, 1);
     snprintf(p, sizeof p, "%s.skip", prefix);
     if (in != out || (dir && f->skip_conv))
         bind_conv(L, &r->skip, p, 4, out, in, 1, 0);
@@ -653,7 +657,7 @@ static void bind_att(loader *L, att *a, const char *prefix, int c, int heads, in
     snprintf(p, sizeof p, "%s.qkv", prefix);
     bind_conv(L, &a->qkv, p, 2, 3 * c, c, 1, 0);
     snprintf(p, sizeof p, "%s.proj", prefix);
-    bind_conv(L, &a->proj, p, 2, c, c, 1, 0);
+    bind_conv(L, &a->proj, p, 2, c, c, 1, 1);
 }
 
 static void bind_resample(loader *L, stage *s, const char *prefix, int kind, int dir, int c)
@@ -667,7 +671,7 @@ static void bind_resample(loader *L, stage *s, const char *prefix, int kind, int
     } else if (kind == RESAMPLE_CONV) {
         s->c.stride = dir < 0 ? 2 : 1;
         s->c.end = dir < 0 && L->net->f.end;
-        bind_conv(L, &s->c, p, 4, c, c, 3, 0);
+        bind_conv(L, &s->c, p, 4, c, c, 3, 1);
     }
 }
 
@@ -684,15 +688,15 @@ static void bind_net(loader *L)
     int skip[LEVELS * (MAX_BLOCKS + 1) + 1], skips = 0, c = f->stem;
     char p[NAME];
     net->convs = net->norms = net->encs = net->decs = 0;
-    net->weights = net->weight_bytes = net->vjp_bytes = 0;
-    bind_conv(L, &net->temb[0], "temb.0", 2, f->emb, f->base, 1, 1);
-    bind_conv(L, &net->temb[1], "temb.1", 2, f->emb, f->emb, 1, 1);
+    net->weights = net->weight_bytes = 0;
+    bind_conv(L, &net->temb[0], "temb.0", 2, f->emb, f->base, 1, 0);
+    bind_conv(L, &net->temb[1], "temb.1", 2, f->emb, f->emb, 1, 0);
     if (f->classes) {
         int d[2] = { f->classes, f->emb };
         net->label = tensor(L, "label", ".w", 2, d);
         net->weights += (size_t)f->classes * f->emb;
     }
-    bind_conv(L, &net->stem, "stem", 4, c, f->in, 3, 0);
+    bind_conv(L, &net->stem, "stem", 4, c, f->in, 3, 1);
     skip[skips++] = c;
     for (int l = 0; l < f->levels; l++) {
         for (int i = 0; i < f->blocks; i++) {
@@ -845,40 +849,40 @@ static di_tensor *run_att(di_net *net, const att *a, di_tensor *x)
     return y;
 }
 
-/* One block of the encoder or decoder; drops x when it is not `keep`. */
-static di_tensor *run_stage(di_net *net, const stage *s, di_tensor *x, di_tensor *emb,
-                            const di_tensor *keep)
+/* One block of the encoder or decoder. */
+static di_tensor *run_stage(void *user, const void *part, di_tensor *x, di_tensor *emb)
 {
+    di_net *net = user;
+    const stage *s = part;
     di_tape *tp = &net->now->tape;
-    di_tensor *y = x;
-    if (s->has_res)
-        y = run_res(net, &s->r, x, emb);
+    di_tensor *y = s->has_res ? run_res(net, &s->r, x, emb) : x, *z = y;
     if (s->a.heads) {
-        di_tensor *z = run_att(net, &s->a, y);
+        z = run_att(net, &s->a, y);
         if (y != x)
             di_drop(tp, y);
         y = z;
     }
-    if (s->resample) {
-        di_tensor *z;
-        if (s->resample == RESAMPLE_RES) {
-            z = run_res(net, &s->rs, y, emb);
-        } else if (s->resample == RESAMPLE_POOL) {
-            z = resample(tp, y, s->dir);
-        } else if (s->dir > 0) {
-            di_tensor *big = di_upsample(tp, y);
-            z = di_convolve(tp, big, &s->c, NULL, 1);
-            di_drop(tp, big);
-        } else {
-            z = di_convolve(tp, y, &s->c, NULL, 1);
-        }
-        if (y != x)
-            di_drop(tp, y);
-        y = z;
+    if (s->resample == RESAMPLE_RES) {
+        z = run_res(net, &s->rs, y, emb);
+    } else if (s->resample == RESAMPLE_POOL) {
+        z = resample(tp, y, s->dir);
+    } else if (s->resample && s->dir > 0) {
+        di_tensor *big = di_upsample(tp, y);
+        z = di_convolve(tp, big, &s->c, NULL, 1);
+        di_drop(tp, big);
+    } else if (s->resample) {
+        z = di_convolve(tp, y, &s->c, NULL, 1);
     }
-    if (x != keep)
-        di_drop(tp, x);
-    return y;
+    if (s->resample && y != x)
+        di_drop(tp, y);
+    return z;
+}
+
+static di_tensor *block(di_net *net, const stage *s, di_tensor *x, di_tensor *emb)
+{
+    if (net->keep == DI_KEEP_BLOCKS || net->keep == DI_KEEP_LEAST)
+        return di_again(&net->now->tape, run_stage, net, s, x, emb);
+    return run_stage(net, s, x, emb);
 }
 
 /* silu(W2 silu(W1 v + b1) + b2 (+ label)), as a (1,E,1,N) tensor: one pixel an image.
@@ -928,15 +932,19 @@ static void forward(di_net *net, int n, int h, int w, const double *t, const int
     di_tensor *v = di_convolve(tp, net->now->x, &net->stem, NULL, 1);
     skip[skips++] = v;
     for (int i = 0; i < net->encs; i++)
-        skip[skips++] = v = run_stage(net, &net->enc[i], v, emb, v);
-    for (int i = 0; i < 2; i++)
-        v = run_stage(net, &net->mid[i], v, emb, skip[skips - 1]);
+        skip[skips++] = v = block(net, &net->enc[i], v, emb);
+    for (int i = 0; i < 2; i++) {
+        di_tensor *u = block(net, &net->mid[i], v, emb);
+        if (i > 0)
+            di_drop(tp, v);
+        v = u;
+    }
     for (int i = 0; i < net->decs; i++) {
         di_tensor *top = skip[--skips], *both = di_concat(tp, v, top);
-        if (v != top) /* without a middle the two would be one */
-            di_drop(tp, v);
+        di_drop(tp, v);
         di_drop(tp, top);
-        v = run_stage(net, &net->dec[i], both, emb, NULL);
+        v = block(net, &net->dec[i], both, emb);
+        di_drop(tp, both);
     }
     di_tensor *z = di_normalize(tp, v, &net->out_norm, NULL, 1);
     di_drop(tp, v);
@@ -966,7 +974,8 @@ static void backward(di_net *net, const di_real *gy, int have, di_real *gx)
 static size_t plan(di_net *net, size_t n, int h, int w, int vjp)
 {
     if (net->plan_bytes && net->plan_n == n && net->plan_h == h && net->plan_w == w
-        && net->plan_vjp == vjp && net->plan_threads == net->ctx->threads)
+        && net->plan_vjp == vjp && net->plan_threads == net->ctx->threads
+        && net->plan_fast == net->ctx->fast && net->plan_keep == net->keep)
         return net->plan_bytes;
     net->plan_bytes = 0;
     int m = di_net_multiple(net);
@@ -993,6 +1002,8 @@ static size_t plan(di_net *net, size_t n, int h, int w, int vjp)
     net->plan_w = w;
     net->plan_vjp = vjp;
     net->plan_threads = net->ctx->threads;
+    net->plan_fast = net->ctx->fast;
+    net->plan_keep = net->keep;
     return net->plan_bytes = net->now->tape.arena.peak;
 }
 
@@ -1001,10 +1012,7 @@ size_t di_net_bytes(di_net *net, size_t n, int h, int w, int vjp)
     return plan(net, n, h, w, vjp);
 }
 
-size_t di_net_weight_bytes(const di_net *net, int vjp)
-{
-    return net->weight_bytes + (vjp ? net->vjp_bytes : 0);
-}
+size_t di_net_weight_bytes(const di_net *net) { return net->weight_bytes; }
 
 double di_net_macs(const di_net *net, int h, int w)
 {
@@ -1013,25 +1021,10 @@ double di_net_macs(const di_net *net, int h, int w)
     return plan(mutable_net, 1, h, w, 0) ? net->now->tape.macs : 0;
 }
 
-/* The derivative's weights, made once: the same kernel runs on them. */
-static di_status transpose_all(di_net *net)
-{
-    for (int i = 0; i < net->convs && !net->transposed; i++)
-        if (!net->conv[i]->constant && di_conv_transpose(net->ctx, net->conv[i]))
-            return DI_EMEMORY;
-    net->transposed = 1;
-    return DI_OK;
-}
-
-/* Runs the network; with keep its pass stays for backward. */
-static di_status run_forward(di_net *net, size_t n, int h, int w, const double *t,
-                             const int *label, const di_real *x, di_real *y, int y_channels,
-                             int keep)
+static di_status check_run(di_net *net, size_t n, const double *t, const int *label)
 {
     if (!net->loaded)
         return di_fail(net->ctx, DI_EUSAGE, "the network was opened head-only");
-    if (keep < 0 || keep > DI_MAX_KEEP)
-        return di_fail(net->ctx, DI_EUSAGE, "%d passes kept: at most %d", keep, DI_MAX_KEEP);
     if ((net->f.classes > 0) != (label != NULL))
         return di_fail(net->ctx, DI_EUSAGE, net->f.classes ? "this network needs a class label"
                        : "this network takes no class label");
@@ -1042,34 +1035,67 @@ static di_status run_forward(di_net *net, size_t n, int h, int w, const double *
     for (size_t i = 0; i < n; i++)
         if (!(t[i] > -1e5 && t[i] < 1e5))
             return di_fail(net->ctx, DI_EUSAGE, "network time %g is out of range", t[i]);
-    size_t need = plan(net, n, h, w, keep > 0);
-    if (!need || (keep && transpose_all(net)))
-        return net->ctx->status;
-    pass *p = net->now = &net->pass[keep];
-    p->y = NULL;
-    if (need > p->memory_size) {
-        di_free(net->ctx, p->memory);
-        p->memory_size = 0;
+    return DI_OK;
+}
+
+/* Makes a pass with `need` bytes the present one: number `keep`, or for 0 any that is free. */
+static di_status take_pass(di_net *net, int keep, size_t need)
+{
+    pass *p = &net->pass[keep];
+    for (int i = 1; keep == 0 && i <= DI_MAX_KEEP && p->memory_size < need; i++)
+        if (net->pass[i].memory_size >= need && !net->pass[i].y)
+            p = &net->pass[i];
+    if (p->memory_size < need) {
+        pass *old[2] = { p, net->pass }; /* what is not kept makes room */
+        for (int i = 0; i < 2; i++) {
+            di_free(net->ctx, old[i]->memory);
+            old[i]->memory = NULL;
+            old[i]->memory_size = 0;
+        }
         p->memory = di_new(net->ctx, need, 1);
         if (!p->memory)
             return DI_EMEMORY;
         p->memory_size = need;
     }
-    if (di_tape_begin(&p->tape, p->memory, p->memory_size, keep > 0))
+    net->now = p;
+    p->y = NULL;
+    return DI_OK;
+}
+
+/* Runs the network as pass `keep`; kept: the pass stays for backward. y, and v if not NULL,
+   are the first and the next `channels` of the output. */
+static di_status run_forward(di_net *net, size_t n, int h, int w, const double *t,
+                             const int *label, const di_real *x, int channels, di_real *y,
+                             di_real *v, int keep, int kept)
+{
+    if (check_run(net, n, t, label))
+        return net->ctx->status;
+    size_t need = plan(net, n, h, w, kept);
+    if (!need || take_pass(net, keep, need))
+        return net->ctx->status;
+    pass *p = net->now;
+    if (di_tape_begin(&p->tape, p->memory, p->memory_size, kept))
         return DI_EMEMORY;
     forward(net, (int)n, h, w, t, label, x);
-    di_unpack(&net->now->tape, net->now->y, 0, y_channels, y);
+    if (y)
+        di_unpack(&p->tape, p->y, 0, channels, y);
+    if (v)
+        di_unpack(&p->tape, p->y, channels, channels, v);
+    if (!kept)
+        p->y = NULL;
     return net->ctx->status;
 }
 
 di_status di_net_run(di_net *net, size_t n, int h, int w, const double *t, const int *label,
                      const di_real *x, di_real *y, const di_real *gy, di_real *gx)
 {
-    di_status s = run_forward(net, n, h, w, t, label, x, y, net->f.out, gy && gx);
+    di_status s = run_forward(net, n, h, w, t, label, x, net->f.out, y, NULL, 0, gy && gx);
     if (!s && gy && gx)
         backward(net, gy, net->f.out, gx);
     return net->ctx->status;
 }
+
+void di_net_keep(di_net *net, int plan_number) { net->keep = plan_number; }
 
 const char *di_net_get(const di_net *net, const char *key)
 {
@@ -1105,13 +1131,11 @@ void di_net_close(di_net *net)
     for (int i = 0; i <= DI_MAX_KEEP; i++) {
         di_tape_close(&net->pass[i].tape);
         di_free(ctx, net->pass[i].memory);
+        di_free(ctx, net->pass[i].input);
     }
     for (int i = 0; i < net->convs; i++) {
         di_free(ctx, net->conv[i]->w);
-        di_free(ctx, net->conv[i]->wt);
         di_free(ctx, net->conv[i]->bias);
-        di_free(ctx, net->conv[i]->u);
-        di_free(ctx, net->conv[i]->ut);
     }
     for (int i = 0; i < net->norms; i++) {
         di_free(ctx, net->norm[i]->g);
@@ -1133,24 +1157,65 @@ typedef struct net_prior {
     di_net *net;
 } net_prior;
 
+static int steps_again(const di_net *net)
+{
+    return net->keep == DI_KEEP_STEPS || net->keep == DI_KEEP_LEAST;
+}
+
+/* Keeps the input of pass `keep`, all that running it again needs. */
+static di_status keep_input(di_net *net, pass *p, size_t n, int h, int w, const double *t,
+                            const int *label, const di_real *x)
+{
+    size_t d = n * (size_t)net->f.in * h * w, size = d * sizeof *x + n * sizeof *t;
+    if (p->input_size < size) {
+        di_free(net->ctx, p->input);
+        p->input_size = 0;
+        p->input = di_new(net->ctx, size, 1);
+        if (!p->input)
+            return DI_EMEMORY;
+        p->input_size = size;
+    }
+    memcpy(p->input, t, n * sizeof *t);
+    memcpy((char *)p->input + n * sizeof *t, x, d * sizeof *x);
+    p->n = n;
+    p->h = h;
+    p->w = w;
+    p->label = label;
+    return DI_OK;
+}
+
 /* eps, and v when asked for: the two halves of the output's channels. */
 static di_status net_eval(di_prior *p, size_t n, const double *t, const di_real *x,
                           di_real *eps, di_real *v, int keep)
 {
     di_net *net = ((net_prior *)p)->net;
-    int c = net->f.pred_channels;
-    di_status s = run_forward(net, n, p->h, p->w, t, p->label, x, eps, c, keep);
-    if (!s && v && p->variance == DI_VAR_LEARNED_RANGE)
-        di_unpack(&net->now->tape, net->now->y, c, c, v);
-    return s;
+    int again = keep && steps_again(net);
+    if (keep < 0 || keep > DI_MAX_KEEP)
+        return di_fail(net->ctx, DI_EUSAGE, "%d passes kept: at most %d", keep, DI_MAX_KEEP);
+    if (p->variance != DI_VAR_LEARNED_RANGE)
+        v = NULL;
+    if (again && keep_input(net, &net->pass[keep], n, p->h, p->w, t, p->label, x))
+        return net->ctx->status;
+    return run_forward(net, n, p->h, p->w, t, p->label, x, net->f.pred_channels, eps, v,
+                       again ? 0 : keep, keep && !again);
 }
 
 static di_status net_vjp(di_prior *p, int keep, const di_real *geps, di_real *gx)
 {
     di_net *net = ((net_prior *)p)->net;
-    if (keep < 1 || keep > DI_MAX_KEEP || !net->pass[keep].y)
+    pass *q = keep < 1 || keep > DI_MAX_KEEP ? NULL : &net->pass[keep];
+    if (q && steps_again(net) && q->n) {
+        const double *t = q->input;
+        size_t n = q->n;
+        q->n = 0;
+        if (run_forward(net, n, q->h, q->w, t, q->label, (const di_real *)(t + n), 0, NULL,
+                        NULL, 0, 1))
+            return net->ctx->status;
+    } else if (q && q->y) {
+        net->now = q;
+    } else {
         return di_fail(net->ctx, DI_EUSAGE, "a prior's vjp must follow an eval with its keep");
-    net->now = &net->pass[keep];
+    }
     backward(net, geps, net->f.pred_channels, gx);
     return net->ctx->status;
 }
@@ -1158,7 +1223,10 @@ static di_status net_vjp(di_prior *p, int keep, const di_real *geps, di_real *gx
 static size_t net_prior_bytes(di_prior *p, size_t n, int keep)
 {
     di_net *net = ((net_prior *)p)->net;
-    return plan(net, n, p->h, p->w, keep > 0) * (size_t)(keep > 1 ? keep : 1);
+    size_t d = n * (size_t)p->c * p->h * p->w, one = plan(net, n, p->h, p->w, keep > 0);
+    if (keep && steps_again(net))
+        return one + keep * (d * sizeof(di_real) + n * sizeof(double));
+    return one * (size_t)(keep > 1 ? keep : 1);
 }
 
 di_status di_prior_net(di_net *net, int h, int w, di_prior **out)

@@ -670,7 +670,6 @@ static void prepare(di_ctx *ctx, op *o, int h, int w, arrays *a)
                          .end = o->end };
         o->conv = conv;
         di_conv_init(ctx, &o->conv, o->weight, o->bias);
-        di_conv_transpose(ctx, &o->conv);
     } else if (o->kind == NORM) {
         di_norm norm = { .c = o->c, .groups = o->groups, .eps = 1e-5 };
         norm.g = di_new(ctx, 2 * (size_t)o->c, sizeof *norm.g);

@@ -4,6 +4,8 @@
     tools/convert.py IN -o OUT.unw (--preset NAME | --config FILE) [--entry KEY]
                      [--dtype f32|f16|bf16]
     tools/convert.py IN --list [--entry KEY]
+    tools/convert.py --random -o OUT.unw (--preset NAME | --config FILE) [--seed N]
+                     [--dtype f32|f16|bf16]
 
 IN is a PyTorch checkpoint (zip, or the older stream) or a .safetensors file, of a network in
 guided-diffusion layout. --list checks IN and prints a line a tensor: name, dtype, shape, CRC-32
@@ -14,13 +16,16 @@ of the values as float32; it takes any network.
 file's metadata, and qkv.order=legacy|new|edm. Keys left out take the values in COMMON below;
 net.stem, net.emb, pred.channels and data.channels follow from the others. What shapes can tell
 is checked against IN.
+--random needs no IN: the network has its full size and random weights, every layer of about
+unit gain, the same for the same --seed (0). For benchmarks and tests.
 
 Nothing in IN is executed: its pickles go through the interpreter in chapter 3, which knows a
 few inert objects. Memory stays small whatever the size of IN. A refusal is one line on stderr.
 Exit status: 1 usage, 2 input file, 3 memory, 5 interrupted, 6 output.
 
 Chapters: 1 refusals and limits, 2 the input file, 3 pickles, 4 containers, 5 values, 6 which
-dictionary, 7 the configuration, 8 the network, 9 the weight file, 10 the command.
+dictionary, 7 the configuration, 8 the network, 9 the weight file, 10 random weights, 11 the
+command.
 """
 import argparse
 import array
@@ -33,6 +38,7 @@ import itertools
 import json
 import math
 import os
+import random
 import re
 import signal
 import stat
@@ -1472,8 +1478,21 @@ def meta_block(lines):
     return "".join("%s=%s\n" % item for item in sorted(lines.items())).encode("utf-8")
 
 
-def write_unw(path, source, bound, meta, dtype):
-    """Writes the file and returns its size. `dtype` None keeps that of each tensor."""
+def stored(source):
+    """For write_unw: the values of a tensor in the input file."""
+    def data(weight, kind):
+        try:
+            for part in values(source, weight.tensor):
+                yield recode(part, weight.tensor.dtype, kind)
+        except OverflowError:
+            source.fail("%s (%s) holds a value beyond the range of %s%s"
+                        % (show(weight.origin)[1:-1], weight.name, kind, WIDER[kind]))
+    return data
+
+
+def write_unw(path, data, bound, meta, dtype):
+    """Writes the file and returns its size. `data(weight, kind)` yields a tensor's values as
+    bytes; `dtype` None keeps that of each tensor."""
     by_name = sorted(weight.name for weight in bound)
     names = "".join(by_name).encode("ascii")
     index_off = padded(128 + len(meta))
@@ -1487,17 +1506,12 @@ def write_unw(path, source, bound, meta, dtype):
         at += padded(nbytes)
     with Output(path) as out:
         out.write(bytes(data_off))
-        for name, origin, _, tensor in bound:
-            entry = place[name]
+        for weight in bound:
+            entry = place[weight.name]
             crc = 0
-            try:
-                for data in values(source, tensor):
-                    data = recode(data, tensor.dtype, entry[2])
-                    crc = zlib.crc32(data, crc)
-                    out.write(data)
-            except OverflowError:
-                source.fail("%s (%s) holds a value beyond the range of %s%s"
-                            % (show(origin)[1:-1], name, entry[2], WIDER[entry[2]]))
+            for part in data(weight, entry[2]):
+                crc = zlib.crc32(part, crc)
+                out.write(part)
             entry[4] = crc
             out.write(bytes(padded(entry[1]) - entry[1]))
         index, name_off = [], 0
@@ -1518,7 +1532,38 @@ def write_unw(path, source, bound, meta, dtype):
     return at
 
 
-# ---- 10. The command -------------------------------------------------------------------------
+# ---- 10. Random weights ----------------------------------------------------------------------
+
+POOL = 8191     # values a tensor; a prime, so that no two rows of a matrix are the same
+
+
+def random_weight(seed):
+    """For write_unw: values that keep a signal's size, and no layer that starts at zero."""
+    def data(weight, kind):
+        leaf, count = weight.name[-1], weight.tensor.count
+        left = count * DTYPES[kind][0]
+        std = 1 / math.sqrt(math.prod(weight.shape[1:])) if leaf == "w" else 0.1
+        dice = random.Random("%d %s" % (seed, weight.name))
+        side = math.sqrt(12) * std              # of a uniform variable with that deviation
+        pool = [(leaf == "g") + side * (dice.random() - 0.5) for _ in range(min(count, POOL))]
+        pool = recode(struct.pack("<%df" % len(pool), *pool), "f32", kind)
+        tile = pool * (CHUNK // len(pool) + 1)
+        for _ in range(left // len(tile)):
+            yield tile
+        yield tile[:left % len(tile)]
+    return data
+
+
+def make_random(config, args):
+    bound = [Weight(name, None, shape, Tensor(None, "f32", 0, shape, row_major(shape)))
+             for name, shape in graph(config)]
+    lines = config.lines()
+    lines.update({"info.source": "random weights, seed %d" % args.seed,
+                  "info.license": "none: random numbers"})
+    finish(args, random_weight(args.seed), bound, lines)
+
+
+# ---- 11. The command -------------------------------------------------------------------------
 
 class Parser(argparse.ArgumentParser):
     def error(self, message):
@@ -1531,14 +1576,27 @@ def arguments(argv):
                     description="\n\n".join([about[0]] + about[2:4]),
                     epilog="presets: " + ", ".join(PRESETS),
                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("input", metavar="IN")
+    parser.add_argument("input", metavar="IN", nargs="?")
     parser.add_argument("-o", dest="output", metavar="OUT.unw")
     parser.add_argument("--preset")
     parser.add_argument("--config", metavar="FILE")
     parser.add_argument("--entry", metavar="KEY")
     parser.add_argument("--dtype", choices=sorted(CODES))
     parser.add_argument("--list", action="store_true")
+    parser.add_argument("--random", action="store_true")
+    parser.add_argument("--seed", metavar="N")
     args = parser.parse_args(argv)
+    if args.random:
+        if args.input or args.entry or args.list:
+            parser.error("--random goes without IN, --entry and --list")
+        try:
+            args.seed = integer(0, 999999999)(args.seed or "0")
+        except ValueError as error:
+            parser.error("--seed %s: expected %s" % (show(args.seed)[1:-1], error))
+    elif args.seed is not None:
+        parser.error("--seed goes with --random")
+    elif args.input is None:
+        parser.error("give IN, or --random")
     if args.list:
         if args.output or args.preset or args.config or args.dtype:
             parser.error("--list goes with IN and --entry only")
@@ -1548,7 +1606,7 @@ def arguments(argv):
         parser.error("give one of --preset and --config")
     elif args.preset is not None and args.preset not in PRESETS:
         parser.error("no preset %s; there are %s" % (show(args.preset), ", ".join(PRESETS)))
-    elif os.path.exists(args.output) and os.path.exists(args.input) \
+    elif args.input and os.path.exists(args.output) and os.path.exists(args.input) \
             and os.path.samefile(args.input, args.output):
         parser.error("IN and OUT are the same file")
     return args
@@ -1565,12 +1623,16 @@ def list_tensors(source, tensors):
 
 def convert(source, tensors, entry, config, args):
     bound = bind(source, plain_names(source, tensors), config)
-    weights = sum(weight.tensor.count for weight in bound)
     lines = config.lines()
     lines.update({"info.source": one_line(source.name), "info.source_sha256": source.sha256(),
-                  "info.entry": one_line(entry or "top level"), "info.converter": CONVERTER,
-                  "info.params": str(weights)})
-    size = write_unw(args.output, source, bound, meta_block(lines), args.dtype)
+                  "info.entry": one_line(entry or "top level")})
+    finish(args, stored(source), bound, lines)
+
+
+def finish(args, data, bound, lines):
+    weights = sum(weight.tensor.count for weight in bound)
+    lines.update({"info.converter": CONVERTER, "info.params": str(weights)})
+    size = write_unw(args.output, data, bound, meta_block(lines), args.dtype)
     print("convert.py: %s: %d tensors, %d weights, %.1f MB" % (
         show(args.output)[1:-1], len(bound), weights, size / 1e6), file=sys.stderr)
 
@@ -1581,6 +1643,9 @@ def run(argv):
         raise Refusal("standard output is closed", 6)
     if not args.list:
         config = preset(args.preset) if args.preset else config_file(args.config)
+    if args.random:
+        make_random(config, args)
+        return
     source = Source(args.input)
     tensors, entry = choose(source, load(source), args.entry)
     if args.list:

@@ -94,8 +94,7 @@ static void info_network(const weights *w, int h, int width)
     printf("%-22s %zu\n", "weights", di_net_weights(w->net));
     printf("%-22s %dx%d\n", "at size", h, width);
     printf("%-22s %.3f\n", "GMAC a pass", di_net_macs(w->net, h, width) / 1e9);
-    info_bytes("weights, bytes", (double)di_net_weight_bytes(w->net, 0));
-    info_bytes("with derivative", (double)di_net_weight_bytes(w->net, 1));
+    info_bytes("weights, bytes", (double)di_net_weight_bytes(w->net));
     info_bytes("pass, bytes", (double)di_net_bytes(w->net, 1, h, width, 0));
     info_bytes("with derivative", (double)di_net_bytes(w->net, 1, h, width, 1));
 }
