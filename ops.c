@@ -64,7 +64,7 @@ typedef di_int ivec __attribute__((vector_size(VECTOR_BYTES), aligned(REAL_BYTES
 #define UNROLL_SOME _Pragma("clang loop unroll_count(2)")
 #else
 #define UNROLL _Pragma("GCC unroll 16")
-#define UNROLL_SOME _Pragma("GCC unroll 4")
+#define UNROLL_SOME _Pragma("GCC unroll 2")
 #endif
 INLINE ivec bits(vec a) { return (ivec)a; }
 INLINE vec from_bits(ivec a) { return (vec)a; }
@@ -108,19 +108,26 @@ INLINE vec set1(di_real a) { return a; }
 INLINE vec load(const di_real *p) { return *(const vec *)p; }
 INLINE void store(di_real *p, vec a) { *(vec *)p = a; }
 
-/* Output pixels of a tile: as many accumulators as the registers hold. */
+/* Output pixels of a tile, as many accumulators as the registers hold, and of a small one for
+   what is left of a row. */
 #if LANES == 1
 #define TILE 1
+#define SMALL 1
 #elif VPB == 1
-#define TILE 14
+#define TILE 8
+#define SMALL 4
 #elif VPB == 2 && VECTOR_BYTES == 64
 #define TILE 8
+#define SMALL 4
 #elif VPB == 2
-#define TILE 4
+#define TILE 6
+#define SMALL 4
 #elif defined __aarch64__
 #define TILE 4
+#define SMALL 2
 #else
 #define TILE 2
+#define SMALL 2
 #endif
 
 /* ==== 2. Elementary functions on vectors ================================================== */
@@ -245,6 +252,22 @@ typedef struct product {
     di_real scale;
 } product;
 
+/* acc[p] += x[p] w: one input channel of every pixel against its row of weights. */
+INLINE void product_step(vec acc[TILE][VPB], const int tile, const ptrdiff_t step,
+                         const di_real *x, const di_real *w)
+{
+    vec wv[VPB];
+    UNROLL
+    for (int v = 0; v < VPB; v++)
+        wv[v] = load(w + v * LANES);
+    UNROLL
+    for (int p = 0; p < tile; p++) {
+        UNROLL
+        for (int v = 0; v < VPB; v++)
+            acc[p][v] += wv[v] * x[p * step];
+    }
+}
+
 INLINE void product_tile(const int tile, const ptrdiff_t step, const int channels,
                          const product *a, ptrdiff_t at, di_real *y, const di_real *add)
 {
@@ -256,23 +279,15 @@ INLINE void product_tile(const int tile, const ptrdiff_t step, const int channel
         for (int v = 0; v < VPB; v++)
             acc[p][v] = a->pass & FIRST ? set1(0) : load(y + p * 16 + v * LANES);
     }
-    for (int b = 0; b < a->blocks; b++)
-        for (int t = 0; t < a->taps; t++, w += 256) {
-            const di_real *x = a->x[b] + at + a->off[t], *wk = w;
+    for (int b = 0; b < a->blocks; b++) {
+        const di_real *block = a->x[b] + at;
+        for (int t = 0; t < a->taps; t++, w += (16 - channels) * 16) {
+            const di_real *x = block + a->off[t];
             UNROLL_SOME
-            for (int k = 0; k < channels; k++, wk += 16) {
-                vec wv[VPB];
-                UNROLL
-                for (int v = 0; v < VPB; v++)
-                    wv[v] = load(wk + v * LANES);
-                UNROLL
-                for (int p = 0; p < tile; p++) {
-                    UNROLL
-                    for (int v = 0; v < VPB; v++)
-                        acc[p][v] += wv[v] * x[p * step + k];
-                }
-            }
+            for (int k = 0; k < channels; k++, w += 16)
+                product_step(acc, tile, step, x + k, w);
         }
+    }
     UNROLL
     for (int p = 0; p < tile; p++) {
         UNROLL
@@ -296,13 +311,16 @@ static void product_row(const product *a, int count, ptrdiff_t step, int channel
                         di_real *y, const di_real *add)
 {
     int j = 0;
-    if (step == 16 && channels == 16) /* every offset a constant */
-        for (; j + TILE <= count; j += TILE)
+    if (step == 16 && channels == 16) { /* every offset a constant */
+        for (; j + TILE <= count && count - j != 2 * SMALL; j += TILE)
             product_tile(TILE, 16, 16, a, at + j * 16, y + j * 16, add ? add + j * 16 : NULL);
-    else
-        for (; j + TILE <= count; j += TILE)
-            product_tile(TILE, step, channels, a, at + j * step, y + j * 16,
+        for (; j + SMALL <= count; j += SMALL)
+            product_tile(SMALL, 16, 16, a, at + j * 16, y + j * 16, add ? add + j * 16 : NULL);
+    } else {
+        for (; j + SMALL <= count; j += SMALL)
+            product_tile(SMALL, step, channels, a, at + j * step, y + j * 16,
                          add ? add + j * 16 : NULL);
+    }
     for (; j < count; j++)
         product_tile(1, step, channels, a, at + j * step, y + j * 16,
                      add ? add + j * 16 : NULL);
@@ -476,7 +494,7 @@ static void conv(const conv_args *a)
    chunk: that costs 2 % of the products and spares four times the weights in memory and in
    traffic. Each M is one accumulator over ic ascending. Size: h and w multiples of 4. */
 
-enum { WINO_TILES = 128 }; /* wanted in a chunk or part */
+enum { WINO_TILES = 128, WINO_BLOCKS = 8 }; /* tiles and input blocks for which U, M fit L2 */
 
 /* o = B^T i over vectors at distance `di`, `dO`. */
 INLINE void wino_in1(const vec *i, int di, vec *o, int dO)
@@ -541,58 +559,72 @@ static void wino_input(const conv_args *a, const wino_plan *p, int b, int ib, in
     for (int t = 0; t < count * p->across; t++, v += 16) {
         const di_real *from = x + t / p->across * 4 * pitch + t % p->across * 64;
         for (int l = 0; l < 16; l += LANES) {
-            vec d[36], e[36];
-            for (int i = 0; i < 6; i++)
+            vec half[36];
+            for (int j = 0; j < 6; j++) {
+                vec d[6];
+                UNROLL
+                for (int i = 0; i < 6; i++)
+                    d[i] = load(from + i * pitch + j * 16 + l);
+                wino_in1(d, 1, half + j, 6);
+            }
+            for (int i = 0; i < 6; i++) {
+                vec d[6];
+                wino_in1(half + i * 6, 1, d, 1);
+                UNROLL
                 for (int j = 0; j < 6; j++)
-                    d[i * 6 + j] = load(from + i * pitch + j * 16 + l);
-            for (int j = 0; j < 6; j++)
-                wino_in1(d + j, 6, e + j, 6);
-            for (int i = 0; i < 6; i++)
-                wino_in1(e + i * 6, 1, d + i * 6, 1);
-            for (int k = 0; k < 36; k++)
-                store(v + k * p->vs + l, d[k]);
+                    store(v + (i * 6 + j) * p->vs + l, d[j]);
+            }
         }
     }
 }
 
-static void wino_weights(const conv_args *a, const wino_plan *p, int ob, di_real *U)
+/* U of `blocks` input blocks from ib on, for output block ob. */
+static void wino_weights(const conv_args *a, const wino_plan *p, int ob, int ib, int blocks,
+                         di_real *U)
 {
     di_real turned[9 * 256];
-    for (int ib = 0; ib < a->ib; ib++) {
-        const di_real *w = weight_block(a, ob, ib);
+    for (int b = 0; b < blocks; b++, U += 256) {
+        const di_real *w = weight_block(a, ob, ib + b);
         if (a->flipped) {
             flip_block(turned, w, 9);
             w = turned;
         }
         for (int k = 0; k < 256; k += LANES) {
-            vec g[9], half[18], u[36];
-            for (int t = 0; t < 9; t++)
-                g[t] = load(w + t * 256 + k);
-            for (int j = 0; j < 3; j++)
-                wino_weight1(g + j, 3, half + j, 3);
-            for (int i = 0; i < 6; i++)
-                wino_weight1(half + i * 3, 1, u + i * 6, 1);
-            for (int t = 0; t < 36; t++)
-                store(U + t * p->us + ib * 256 + k, u[t]);
+            vec half[18];
+            for (int j = 0; j < 3; j++) {
+                vec g[3];
+                UNROLL
+                for (int i = 0; i < 3; i++)
+                    g[i] = load(w + (i * 3 + j) * 256 + k);
+                wino_weight1(g, 1, half + j, 3);
+            }
+            for (int i = 0; i < 6; i++) {
+                vec u[6];
+                wino_weight1(half + i * 3, 1, u, 1);
+                UNROLL
+                for (int j = 0; j < 6; j++)
+                    store(U + (i * 6 + j) * p->us + k, u[j]);
+            }
         }
     }
 }
 
-/* M = V U for tiles [t0, t0+count) of the chunk. */
-static void wino_product(const conv_args *a, const wino_plan *p, const di_real *U, int chunk,
-                         int t0, int count, di_real *M)
+/* M = V U for tiles [t0, t0+count) of the chunk and output block ob. */
+static void wino_product(const conv_args *a, const wino_plan *p, int ob, int chunk, int t0,
+                         int count, di_real *U, di_real *M)
 {
     static const ptrdiff_t none[1] = { 0 };
-    const di_real *x[L1_BLOCKS];
-    for (int k = 0; k < 36; k++)
-        for (int ib = 0; ib < a->ib; ib += L1_BLOCKS) {
-            product q = { x, U + k * p->us + ib * 256, none, a->ib - ib, 1, ib ? 0 : FIRST,
-                          NULL, 1 };
-            q.blocks = q.blocks < L1_BLOCKS ? q.blocks : L1_BLOCKS;
-            for (int b = 0; b < q.blocks; b++)
+    const di_real *x[WINO_BLOCKS];
+    for (int ib = 0; ib < a->ib; ib += WINO_BLOCKS) {
+        int blocks = a->ib - ib < WINO_BLOCKS ? a->ib - ib : WINO_BLOCKS;
+        wino_weights(a, p, ob, ib, blocks, U);
+        for (int k = 0; k < 36; k++) {
+            product q = { x, U + k * p->us, none, blocks, 1, ib ? 0 : FIRST, NULL, 1 };
+            for (int b = 0; b < blocks; b++)
                 x[b] = p->V + k * p->vs + (size_t)(ib + b) * chunk * p->across * 16;
             product_row(&q, count, 16, 16, (ptrdiff_t)t0 * 16, M + k * p->ms, NULL);
         }
+    }
 }
 
 /* Row `ty` of tiles of output plane o; M: its first tile. */
@@ -603,24 +635,30 @@ static void wino_output(const conv_args *a, const wino_plan *p, const di_real *M
     for (int t = 0; t < p->across; t++, M += 16) {
         ptrdiff_t at = (4 * ty + 1) * pitch + (4 * t + 1) * 16;
         for (int l = 0; l < 16; l += LANES) {
-            vec m[36], e[24], y[16];
-            for (int k = 0; k < 36; k++)
-                m[k] = load(M + k * p->ms + l);
-            for (int j = 0; j < 6; j++)
-                wino_out1(m + j, 6, e + j, 6);
-            for (int i = 0; i < 4; i++)
-                wino_out1(e + i * 6, 1, y + i * 4, 1);
-            for (int i = 0; i < 16; i++) {
-                ptrdiff_t q = at + i / 4 * pitch + i % 4 * 16 + l;
-                vec s = y[i];
-                if (bias)
-                    s += load(bias + l);
-                if (a->add)
-                    s += load(a->add[o] + q);
-                s *= a->scale;
-                if (a->acc)
-                    s += load(a->y[o] + q);
-                store(a->y[o] + q, s);
+            vec half[24];
+            for (int j = 0; j < 6; j++) {
+                vec m[6];
+                UNROLL
+                for (int i = 0; i < 6; i++)
+                    m[i] = load(M + (i * 6 + j) * p->ms + l);
+                wino_out1(m, 1, half + j, 6);
+            }
+            for (int i = 0; i < 4; i++) {
+                vec y[4];
+                wino_out1(half + i * 6, 1, y, 1);
+                UNROLL
+                for (int j = 0; j < 4; j++) {
+                    ptrdiff_t q = at + i * pitch + j * 16 + l;
+                    vec s = y[j];
+                    if (bias)
+                        s += load(bias + l);
+                    if (a->add)
+                        s += load(a->add[o] + q);
+                    s *= a->scale;
+                    if (a->acc)
+                        s += load(a->y[o] + q);
+                    store(a->y[o] + q, s);
+                }
             }
         }
     }
@@ -647,8 +685,7 @@ static void wino_chunk(const conv_args *a, const wino_plan *p, int first, int co
     for (int job = 0; job < a->ob * parts; job++) {
         int r0 = job % parts * p->rows, r1 = r0 + p->rows < count ? r0 + p->rows : count;
         di_real *U = p->mine + (threads > 1 ? thread_number() : 0) * each, *M = U + 36 * p->us;
-        wino_weights(a, p, job / parts, U);
-        wino_product(a, p, U, count, r0 * p->across, (r1 - r0) * p->across, M);
+        wino_product(a, p, job / parts, count, r0 * p->across, (r1 - r0) * p->across, U, M);
         for (int r = r0; r < r1; r++)
             wino_output(a, p, M + (size_t)(r - r0) * p->across * 16,
                         (first + r) / p->down * a->ob + job / parts, (first + r) % p->down);
@@ -664,7 +701,7 @@ static void wino_layout(const conv_args *a, wino_plan *p, size_t *each, size_t *
     int all = a->n * p->down, rows = p->rows < all ? p->rows : all;
     int chunk = a->together ? all : rows, most = chunk < p->down ? chunk : p->down;
     p->vs = (size_t)a->ib * chunk * p->across * 16 + 16; /* + 16: planes in different sets */
-    p->us = (size_t)a->ib * 256 + 16;
+    p->us = WINO_BLOCKS * 256 + 16;
     p->ms = (size_t)rows * p->across * 16 + 16;
     *v = 36 * p->vs;
     *each = 36 * (p->us + p->ms) + (a->A ? (size_t)(4 * most + 2) * (a->w + 2) * 16 : 0);

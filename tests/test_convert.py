@@ -873,6 +873,99 @@ def test_shipped_prior():
     assert "CC BY 3.0" in meta["info.license"]
 
 
+# ---- Tests: random weights -------------------------------------------------------------------
+
+
+def randomly(*args):
+    """Metadata, tensors and bytes of a file of random weights."""
+    status, out, err = tool("--random", "-o", path("out.unw"), *args)
+    equal((status, out), (0, ""), err)
+    equal(leftovers(), ["out.unw"], "files")
+    data = read("out.unw")
+    os.unlink(path("out.unw"))
+    return (*read_unw(data), data)
+
+
+def floats(tensor):
+    dtype, _, raw = tensor
+    if dtype == "bf16":
+        raw = b"".join(b"\0\0" + raw[i:i + 2] for i in range(0, len(raw), 2))
+    return struct.unpack("<%d%s" % (len(raw) // (2 if dtype == "f16" else 4),
+                                    "e" if dtype == "f16" else "f"), raw)
+
+
+def test_random_networks():
+    """The names, shapes and order of a conversion; other metadata but for info.* the same."""
+    for kind, double, classes, changes in (("res", 2, 0, {}), ("conv", 1, 5, dict(
+            net__resample="conv", net__cond="add", net__classes="5"))):
+        parts = list(network(kind, double, classes))
+        text = variant(**changes)
+        want, _ = converted(fill(parts).zip(), config=text)
+        meta, tensors, _ = randomly("--config", write("config", text))
+        equal({name: value[:2] for name, value in tensors.items()},
+              {ours: ("f32", kept) for ours, _, _, kept in parts})
+        told, known = ({key: value for key, value in lines.items() if key[:5] != "info."}
+                       for lines in (meta, want))
+        equal(told, known)
+        equal((meta["info.params"], meta["info.source"], meta["info.license"]),
+              (want["info.params"], "random weights, seed 0", "none: random numbers"))
+        randomly("--config", write("config", text.replace("qkv.order=legacy", "")))
+
+
+def test_random_values():
+    """Unit gain, norms near 1, nothing zero, nothing twice; larger than a tile and a chunk."""
+    wide = variant(net__base="96", net__blocks="2", net__norm__groups="32")
+    _, tensors, _ = randomly("--config", write("config", wide))
+    assert max(math.prod(shape) for _, shape, _ in tensors.values()) > 40 * convert.POOL
+    assert len({raw[:32] for _, _, raw in tensors.values()}) == len(tensors), "two are the same"
+    for name, tensor in tensors.items():
+        values, columns = floats(tensor), math.prod(tensor[1][1:])
+        std = columns ** -0.5 if name.endswith(".w") else 0.1
+        middle = 1 if name.endswith(".g") else 0
+        mean = sum(values) / len(values)
+        spread = math.sqrt(sum((v - middle) ** 2 for v in values) / len(values))
+        few = min(len(values), convert.POOL) ** -0.5
+        assert abs(mean - middle) < 6 * std * few, (name, mean)
+        assert abs(spread / std - 1) < 4 * few, (name, spread, std)
+        if name.endswith(".w"):
+            rows = [values[i:i + columns] for i in range(0, len(values), columns)]
+            equal(len(set(rows)), len(rows), name)
+            assert all(any(row) for row in rows), name
+
+
+def test_random_seeds_and_dtypes():
+    config = write("config", CONFIG)
+    _, tensors, data = randomly("--config", config)
+    equal(hashlib.sha256(tensors["enc.2.att.qkv.w"][2]).hexdigest()[:16],
+          "dca0552d9a984788", "bits")
+    equal(randomly("--config", config, "--seed", "0")[2], data)
+    meta, others, _ = randomly("--config", config, "--seed", "7")
+    equal(meta["info.source"], "random weights, seed 7")
+    assert all(others[name][2] != tensors[name][2] for name in tensors)
+    for dtype, step in (("f16", 2.0 ** -11), ("bf16", 2.0 ** -8)):
+        _, rounded, _ = randomly("--config", config, "--dtype", dtype)
+        for name, tensor in tensors.items():
+            equal(rounded[name][:2], (dtype, tensor[1]))
+            assert all(abs(a - b) <= step * max(abs(b), 2.0 ** -14)
+                       for a, b in zip(floats(rounded[name]), floats(tensor))), name
+
+
+def test_random_usage():
+    config, out = write("config", CONFIG), path("out.unw")
+    whole = ("--random", "-o", out, "--config", config)
+    for args in (("--random",), whole[:3], ("--random", "--config", config), ("in", *whole),
+                 (*whole, "--list"), (*whole, "--entry", "ema"), (*whole, "--seed", "-1"),
+                 (*whole, "--seed", "x"), (*whole, "--preset", "ffhq_10m"),
+                 (*whole, "--dtype", "f64"), ("-o", out, "--config", config, "--seed", "1"),
+                 ("--random", "-o", out, "--preset", "nothing")):
+        status, text, err = tool(*args)
+        equal((status, text, leftovers()), (1, "", []), args)
+        assert err.startswith("convert.py: ") and err.count("\n") == 1, err
+    status, _, err = tool(*whole[:4], write("config", variant(net__norm__groups="3")))
+    equal((status, leftovers()), (2, []))
+    assert "do not divide into 3 groups" in err, err
+
+
 # ---- Tests: refusals -------------------------------------------------------------------------
 
 
