@@ -354,8 +354,8 @@ typedef struct di_tape {
     int dry, keep, failed;  /* dry: count bytes, compute nothing; keep: record derivatives */
     double macs;
     di_arena arena;
-    di_rec *rec;
-    int recs, rec_cap;
+    di_rec **rec;           /* in chunks: a record stays where it is */
+    int recs;
     void *pool;             /* headers, freed together by reset */
     size_t pool_used;
 } di_tape;

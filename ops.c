@@ -328,7 +328,7 @@ static void product_row(const product *a, int count, ptrdiff_t step, int channel
 
 /* ---- 3.3 Convolution ---- */
 
-enum { ROWS = 8, L1_BLOCKS = 16 }; /* rows of a band; input blocks of 1 tap whose weights fit */
+enum { L1_BLOCKS = 8 }; /* input blocks of one tap whose weights fit L1 */
 
 /* y = scale * (W f(A x + B) + bias + add), or with acc y += W x. */
 typedef struct conv_args {
@@ -349,6 +349,7 @@ typedef struct conv_args {
     di_real *const *nx;          /* [n*ob] planes, or NULL: y is the gradient of f(nA nx + nB), */
     const di_real *nA, *nB;      /*   and sums are row_norm_vjp's */
     int nsilu;
+    int rows;                    /* of a band */
     int threads, together;       /* together: threads share one image, not each a band */
     di_real *work;               /* scratch: a band of input each thread, or one image */
     size_t each;                 /* its elements a thread */
@@ -441,7 +442,7 @@ static void conv_rows(const conv_args *a, int n, int ob, int r0, int r1, const d
 
 static void conv(const conv_args *a)
 {
-    int groups = (a->h + ROWS - 1) / ROWS, jobs = a->n * groups;
+    int groups = (a->h + a->rows - 1) / a->rows, jobs = a->n * groups;
     size_t pitch = (size_t)(a->w + 2) * 16;
     if (a->flipped) {
         PARALLEL_FOR(a->threads)
@@ -452,9 +453,9 @@ static void conv(const conv_args *a)
     if (!a->A) {
         PARALLEL_FOR(a->threads)
         for (int job = 0; job < jobs * a->ob; job++) {
-            int r0 = job % groups * ROWS, r1 = r0 + ROWS < a->h ? r0 + ROWS : a->h;
-            int o = job / groups;
-            conv_rows(a, o / a->ob, o % a->ob, r0, r1, NULL, 0, 0);
+            int r0 = job / a->ob % groups * a->rows, n = job / a->ob / groups;
+            conv_rows(a, n, job % a->ob, r0, r0 + a->rows < a->h ? r0 + a->rows : a->h, NULL, 0,
+                      0);
         }
     } else if (a->together) {
         size_t plane = (a->h + 2) * pitch;
@@ -464,15 +465,16 @@ static void conv(const conv_args *a)
                 normalize_rows(a, n * a->ib + b, -1, a->h + 1, a->work + b * plane);
             PARALLEL_FOR(a->threads)
             for (int job = 0; job < groups * a->ob; job++) {
-                int r0 = job % groups * ROWS, r1 = r0 + ROWS < a->h ? r0 + ROWS : a->h;
-                conv_rows(a, n, job / groups, r0, r1, a->work, 0, plane);
+                int r0 = job / a->ob * a->rows;
+                conv_rows(a, n, job % a->ob, r0, r0 + a->rows < a->h ? r0 + a->rows : a->h,
+                          a->work, 0, plane);
             }
         }
     } else {
-        size_t plane = (ROWS + 2) * pitch;
+        size_t plane = (a->rows + 2) * pitch;
         PARALLEL_FOR(a->threads)
         for (int job = 0; job < jobs; job++) {
-            int r0 = job % groups * ROWS, r1 = r0 + ROWS < a->h ? r0 + ROWS : a->h;
+            int r0 = job % groups * a->rows, r1 = r0 + a->rows < a->h ? r0 + a->rows : a->h;
             di_real *band = a->work + thread_number() * a->each;
             for (int b = 0; b < a->ib; b++)
                 normalize_rows(a, job / groups * a->ib + b, r0 - 1, r1 + 1, band + b * plane);
@@ -494,7 +496,7 @@ static void conv(const conv_args *a)
    chunk: that costs 2 % of the products and spares four times the weights in memory and in
    traffic. Each M is one accumulator over ic ascending. Size: h and w multiples of 4. */
 
-enum { WINO_TILES = 128, WINO_BLOCKS = 8 }; /* tiles and input blocks for which U, M fit L2 */
+enum { WINO_TILES = 128 }; /* wanted in a chunk: with L1_BLOCKS input blocks U and M fit L2 */
 
 /* o = B^T i over vectors at distance `di`, `dO`. */
 INLINE void wino_in1(const vec *i, int di, vec *o, int dO)
@@ -614,9 +616,9 @@ static void wino_product(const conv_args *a, const wino_plan *p, int ob, int chu
                          int count, di_real *U, di_real *M)
 {
     static const ptrdiff_t none[1] = { 0 };
-    const di_real *x[WINO_BLOCKS];
-    for (int ib = 0; ib < a->ib; ib += WINO_BLOCKS) {
-        int blocks = a->ib - ib < WINO_BLOCKS ? a->ib - ib : WINO_BLOCKS;
+    const di_real *x[L1_BLOCKS];
+    for (int ib = 0; ib < a->ib; ib += L1_BLOCKS) {
+        int blocks = a->ib - ib < L1_BLOCKS ? a->ib - ib : L1_BLOCKS;
         wino_weights(a, p, ob, ib, blocks, U);
         for (int k = 0; k < 36; k++) {
             product q = { x, U + k * p->us, none, blocks, 1, ib ? 0 : FIRST, NULL, 1 };
@@ -701,7 +703,7 @@ static void wino_layout(const conv_args *a, wino_plan *p, size_t *each, size_t *
     int all = a->n * p->down, rows = p->rows < all ? p->rows : all;
     int chunk = a->together ? all : rows, most = chunk < p->down ? chunk : p->down;
     p->vs = (size_t)a->ib * chunk * p->across * 16 + 16; /* + 16: planes in different sets */
-    p->us = WINO_BLOCKS * 256 + 16;
+    p->us = L1_BLOCKS * 256 + 16;
     p->ms = (size_t)rows * p->across * 16 + 16;
     *v = 36 * p->vs;
     *each = 36 * (p->us + p->ms) + (a->A ? (size_t)(4 * most + 2) * (a->w + 2) * 16 : 0);
@@ -1448,7 +1450,7 @@ struct di_rec {
     void *user;
 };
 
-enum { POOL_BYTES = 1 << 16, MAX_HOLES = 1024, MAX_RECS = 4096 };
+enum { POOL_BYTES = 1 << 16, MAX_HOLES = 1024, CHUNK = 512, CHUNKS = 4096 /* of records */ };
 typedef struct pool_chunk {
     struct pool_chunk *next;
     size_t used;
@@ -1496,6 +1498,8 @@ void di_tape_close(di_tape *tp)
         di_free(tp->ctx, c);
     }
     di_free(tp->ctx, tp->arena.hole);
+    for (int i = 0; tp->rec && i < CHUNKS; i++)
+        di_free(tp->ctx, tp->rec[i]);
     di_free(tp->ctx, tp->rec);
     memset(tp, 0, sizeof *tp);
 }
@@ -1503,12 +1507,11 @@ void di_tape_close(di_tape *tp)
 di_status di_tape_begin(di_tape *tp, void *base, size_t size, int keep)
 {
     if (!tp->rec)
-        tp->rec = di_new(tp->ctx, MAX_RECS, sizeof *tp->rec);
+        tp->rec = di_new(tp->ctx, CHUNKS, sizeof *tp->rec);
     if (!tp->arena.hole)
         tp->arena.hole = di_new(tp->ctx, MAX_HOLES, sizeof *tp->arena.hole);
     if (!tp->rec || !tp->arena.hole)
         return DI_EMEMORY;
-    tp->rec_cap = MAX_RECS;
     tp->arena.cap = MAX_HOLES;
     for (pool_chunk *c = tp->pool; c; c = c->next)
         c->used = 0;
@@ -1662,11 +1665,18 @@ static di_rec *record(di_tape *tp, void (*vjp)(di_tape *, di_rec *), di_tensor *
 {
     if (!tp->keep || !y || !x->need || tp->failed)
         return NULL;
-    if (tp->recs == tp->rec_cap) {
-        tape_fail(tp, DI_EMEMORY, "the network has too many layers for the tape");
+    if (tp->recs == CHUNK * CHUNKS) {
+        tape_fail(tp, DI_EMEMORY, "too many layers and images for one tape: use a smaller batch");
         return NULL;
     }
-    di_rec *r = &tp->rec[tp->recs++];
+    di_rec **chunk = &tp->rec[tp->recs / CHUNK];
+    if (!*chunk)
+        *chunk = di_new(tp->ctx, CHUNK, sizeof **chunk);
+    if (!*chunk) {
+        tp->failed = 1;
+        return NULL;
+    }
+    di_rec *r = &(*chunk)[tp->recs++ % CHUNK];
     memset(r, 0, sizeof *r);
     r->vjp = vjp;
     r->x = x;
@@ -1695,7 +1705,7 @@ static void back_to(di_tape *tp, int base)
 {
     while (tp->recs > base) {
         int i = tp->recs - 1;
-        di_rec *r = &tp->rec[i];
+        di_rec *r = &tp->rec[i / CHUNK][i % CHUNK];
         if (r->y->g && !tp->failed)
             r->vjp(tp, r);
         di_drop(tp, r->y->g);
@@ -1822,8 +1832,11 @@ static size_t conv_work(conv_args *a, int fast)
         a->each = a->together ? each : v + each;
         return (a->together ? v : 0) + a->threads * a->each;
     }
-    a->together = a->n * ((a->h + ROWS - 1) / ROWS) < 2 * a->threads;
-    a->each = !a->A ? 0 : a->ib * pitch * (a->together ? a->h + 2 : ROWS + 2);
+    /* pixels of a band: the input of all its channels stays in L2 or L3 for every output */
+    int pixels = a->taps == 1 ? 512 : 1024, least = a->taps == 1 ? 1 : 8;
+    a->rows = pixels / a->w > least ? pixels / a->w : least;
+    a->together = a->n * ((a->h + a->rows - 1) / a->rows) < 2 * a->threads;
+    a->each = !a->A ? 0 : a->ib * pitch * (a->together ? a->h + 2 : a->rows + 2);
     return a->together ? a->each : a->each * a->threads;
 }
 

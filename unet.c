@@ -44,7 +44,8 @@ typedef struct pass {
     di_tape tape;
     char *memory;
     size_t memory_size;
-    di_tensor *x, *y;           /* input and output; y NULL: nothing to differentiate */
+    di_tensor **x, **y;         /* [groups] inputs and outputs, in one allocation */
+    int groups, room;           /* groups 0: nothing to differentiate; room in x and y */
     void *input;                /* n times in double, then (n,C,h,w); n 0: none */
     size_t n, input_size;
     int h, w;
@@ -919,17 +920,26 @@ static di_tensor *embed(di_net *net, int n, const double *t, const int *label)
     return out;
 }
 
-static void forward(di_net *net, int n, int h, int w, const double *t, const int *label,
-                    const di_real *x)
+/* Images of a batch that go through the network together: more would leave the caches. */
+static int group_size(size_t n, int h, int w)
 {
-    di_tape *tp = &net->now->tape;
+    size_t g = 16384 / ((size_t)h * w);
+    return (int)(g < 1 ? 1 : g < n ? g : n);
+}
+
+/* One group of n images as number `k` of the present pass. */
+static void forward(di_net *net, int k, int n, int h, int w, const double *t, const int *label,
+                    const di_real *planar)
+{
+    pass *p = net->now;
+    di_tape *tp = &p->tape;
     di_tensor *skip[LEVELS * (MAX_BLOCKS + 1) + 1];
     int skips = 0;
     di_tensor *emb = embed(net, n, t, label);
-    net->now->x = di_pack(tp, n, net->f.in, h, w, x, net->f.in);
-    if (net->now->x)
-        net->now->x->need = 1;
-    di_tensor *v = di_convolve(tp, net->now->x, &net->stem, NULL, 1);
+    di_tensor *x = di_pack(tp, n, net->f.in, h, w, planar, net->f.in);
+    if (x)
+        x->need = 1;
+    di_tensor *v = di_convolve(tp, x, &net->stem, NULL, 1);
     skip[skips++] = v;
     for (int i = 0; i < net->encs; i++)
         skip[skips++] = v = block(net, &net->enc[i], v, emb);
@@ -948,27 +958,51 @@ static void forward(di_net *net, int n, int h, int w, const double *t, const int
     }
     di_tensor *z = di_normalize(tp, v, &net->out_norm, NULL, 1);
     di_drop(tp, v);
-    net->now->y = di_convolve(tp, z, &net->out, NULL, 1);
+    p->x[k] = x;
+    p->y[k] = di_convolve(tp, z, &net->out, NULL, 1);
     di_drop(tp, z);
     di_drop(tp, emb);
-    di_drop(tp, net->now->x);
+    di_drop(tp, x);
 }
 
+/* The groups' records lie on one tape, one after another. */
 static void backward(di_net *net, const di_real *gy, int have, di_real *gx)
 {
-    di_tape *tp = &net->now->tape;
-    di_tensor *y = net->now->y;
-    if (!y)
-        return;
-    y->g = di_pack(tp, y->n, net->f.out, y->h, y->w, gy, have);
-    di_drop(tp, y);
+    pass *p = net->now;
+    di_tape *tp = &p->tape;
+    for (int k = 0; k < p->groups; k++) {
+        di_tensor *y = p->y[k];
+        if (!y)
+            return;
+        y->g = di_pack(tp, y->n, net->f.out, y->h, y->w, gy, have);
+        di_drop(tp, y);
+        gy += tp->dry ? 0 : (size_t)y->n * have * y->h * y->w;
+    }
     di_tape_back(tp);
-    di_unpack(tp, net->now->x->g, 0, net->f.in, gx);
-    di_drop(tp, net->now->x->g);
-    net->now->y = NULL; /* the tape is used up */
+    for (int k = 0; k < p->groups; k++) {
+        di_tensor *x = p->x[k];
+        di_unpack(tp, x->g, 0, net->f.in, gx);
+        di_drop(tp, x->g);
+        gx += tp->dry ? 0 : (size_t)x->n * net->f.in * x->h * x->w;
+    }
+    p->groups = 0; /* the tape is used up */
 }
 
 /* ==== 6. Plans and the public calls ======================================================= */
+
+static di_status room_for_groups(di_net *net, pass *p, int groups)
+{
+    if (p->room >= groups)
+        return DI_OK;
+    di_free(net->ctx, p->x);
+    p->room = 0;
+    p->x = di_new(net->ctx, 2 * (size_t)groups, sizeof *p->x);
+    if (!p->x)
+        return DI_EMEMORY;
+    p->y = p->x + groups;
+    p->room = groups;
+    return DI_OK;
+}
 
 /* Bytes of working memory by a dry run; also counts multiply-adds. 0 after a failure. */
 static size_t plan(di_net *net, size_t n, int h, int w, int vjp)
@@ -988,14 +1022,18 @@ static size_t plan(di_net *net, size_t n, int h, int w, int vjp)
         di_fail(net->ctx, DI_EUSAGE, "a batch of %.0f images: 1 to 4096", (double)n);
         return 0;
     }
-    net->now = net->pass;
-    net->now->y = NULL;
-    if (di_tape_begin(&net->now->tape, NULL, 0, vjp))
+    pass *p = net->now = net->pass;
+    int g = group_size(n, h, w), groups = vjp ? ((int)n + g - 1) / g : 1;
+    p->groups = 0;
+    if (room_for_groups(net, p, groups) || di_tape_begin(&p->tape, NULL, 0, vjp))
         return 0;
-    forward(net, (int)n, h, w, NULL, NULL, NULL);
+    for (int k = 0; k < groups; k++)
+        forward(net, k, k * g + g < (int)n ? g : (int)n - k * g, h, w, NULL, NULL, NULL);
+    p->groups = groups;
     if (vjp)
         backward(net, NULL, 0, NULL);
-    if (net->now->tape.failed)
+    p->groups = 0;
+    if (p->tape.failed)
         return 0;
     net->plan_n = n;
     net->plan_h = h;
@@ -1004,7 +1042,7 @@ static size_t plan(di_net *net, size_t n, int h, int w, int vjp)
     net->plan_threads = net->ctx->threads;
     net->plan_fast = net->ctx->fast;
     net->plan_keep = net->keep;
-    return net->plan_bytes = net->now->tape.arena.peak;
+    return net->plan_bytes = p->tape.arena.peak;
 }
 
 size_t di_net_bytes(di_net *net, size_t n, int h, int w, int vjp)
@@ -1043,7 +1081,7 @@ static di_status take_pass(di_net *net, int keep, size_t need)
 {
     pass *p = &net->pass[keep];
     for (int i = 1; keep == 0 && i <= DI_MAX_KEEP && p->memory_size < need; i++)
-        if (net->pass[i].memory_size >= need && !net->pass[i].y)
+        if (net->pass[i].memory_size >= need && !net->pass[i].groups)
             p = &net->pass[i];
     if (p->memory_size < need) {
         pass *old[2] = { p, net->pass }; /* what is not kept makes room */
@@ -1058,7 +1096,7 @@ static di_status take_pass(di_net *net, int keep, size_t need)
         p->memory_size = need;
     }
     net->now = p;
-    p->y = NULL;
+    p->groups = 0;
     return DI_OK;
 }
 
@@ -1074,15 +1112,22 @@ static di_status run_forward(di_net *net, size_t n, int h, int w, const double *
     if (!need || take_pass(net, keep, need))
         return net->ctx->status;
     pass *p = net->now;
-    if (di_tape_begin(&p->tape, p->memory, p->memory_size, kept))
+    int g = group_size(n, h, w), groups = ((int)n + g - 1) / g;
+    size_t pixels = (size_t)h * w;
+    if (room_for_groups(net, p, groups))
         return DI_EMEMORY;
-    forward(net, (int)n, h, w, t, label, x);
-    if (y)
-        di_unpack(&p->tape, p->y, 0, channels, y);
-    if (v)
-        di_unpack(&p->tape, p->y, channels, channels, v);
-    if (!kept)
-        p->y = NULL;
+    for (int k = 0; k < groups && !net->ctx->status; k++) {
+        size_t i = (size_t)k * g;
+        if ((k == 0 || !kept) && di_tape_begin(&p->tape, p->memory, p->memory_size, kept))
+            return DI_EMEMORY;
+        forward(net, k, i + g < n ? g : (int)(n - i), h, w, t + i, label ? label + i : NULL,
+                x + i * net->f.in * pixels);
+        if (y)
+            di_unpack(&p->tape, p->y[k], 0, channels, y + i * channels * pixels);
+        if (v)
+            di_unpack(&p->tape, p->y[k], channels, channels, v + i * channels * pixels);
+    }
+    p->groups = kept && !net->ctx->status ? groups : 0;
     return net->ctx->status;
 }
 
@@ -1132,6 +1177,7 @@ void di_net_close(di_net *net)
         di_tape_close(&net->pass[i].tape);
         di_free(ctx, net->pass[i].memory);
         di_free(ctx, net->pass[i].input);
+        di_free(ctx, net->pass[i].x);
     }
     for (int i = 0; i < net->convs; i++) {
         di_free(ctx, net->conv[i]->w);
@@ -1211,7 +1257,7 @@ static di_status net_vjp(di_prior *p, int keep, const di_real *geps, di_real *gx
         if (run_forward(net, n, q->h, q->w, t, q->label, (const di_real *)(t + n), 0, NULL,
                         NULL, 0, 1))
             return net->ctx->status;
-    } else if (q && q->y) {
+    } else if (q && q->groups) {
         net->now = q;
     } else {
         return di_fail(net->ctx, DI_EUSAGE, "a prior's vjp must follow an eval with its keep");
