@@ -267,12 +267,18 @@ extern "C" {
 /* ---- Context internals ------------------------------------------------------------------- */
 
 typedef struct di_kernels di_kernels;
+struct di_tensor;
+/* Called after each operation of a network, x to y, with its multiply-adds: for benchmarks. */
+typedef void (*di_probe_fn)(void *user, const char *op, const struct di_tensor *x,
+                            const struct di_tensor *y, double macs);
 struct di_ctx {
     di_alloc_fn alloc;
     void *user;
     void *objects;          /* list of owned blocks, see di_new */
     size_t bytes, peak;
     int threads, fast;
+    di_probe_fn probe;      /* or NULL */
+    void *probe_user;
     const di_kernels *k;
     di_status status;
     char error[512];

@@ -1640,6 +1640,14 @@ static int live(const di_tape *tp) { return !tp->dry && !tp->failed; }
 
 static di_real *const *planes(const di_tensor *t) { return t->blk; }
 
+/* Tells who measures that an operation from x to y is done. */
+static void done(const di_tape *tp, const char *op, const di_tensor *x, const di_tensor *y,
+                 double macs)
+{
+    if (tp->ctx->probe && live(tp))
+        tp->ctx->probe(tp->ctx->probe_user, op, x, y, macs);
+}
+
 /* x itself with its elements computed, where a norm had only promised them. */
 static di_tensor *solid(di_tape *tp, di_tensor *x)
 {
@@ -1957,7 +1965,9 @@ static void conv_vjp(di_tape *tp, di_rec *r)
         run_conv(tp, r->x->g, spread ? spread : gy, w, 1, NULL, 1, acc,
                  r->x->coef && r->x->uses == 1 ? r->x : NULL);
     di_drop(tp, spread);
-    tp->macs += (double)w->k * w->k * w->ic * w->oc * r->y->h * r->y->w * r->y->n;
+    double macs = (double)w->k * w->k * w->ic * w->oc * r->y->h * r->y->w * r->y->n;
+    tp->macs += macs;
+    done(tp, w->k == 3 ? "conv 3x3 vjp" : "conv 1x1 vjp", gy, r->x, macs);
     if (r->add && r->add->need) {
         r->y->g = NULL;
         give_gradient(tp, r->add, gy);
@@ -1978,7 +1988,9 @@ di_tensor *di_convolve(di_tape *tp, di_tensor *x, const di_conv *w, di_tensor *a
         return NULL;
     x->uses++;
     run_conv(tp, y, x, w, 0, add, scale, 0, NULL);
-    tp->macs += (double)w->k * w->k * w->ic * w->oc * y->h * y->w * y->n;
+    double macs = (double)w->k * w->k * w->ic * w->oc * y->h * y->w * y->n;
+    tp->macs += macs;
+    done(tp, w->k == 3 ? "conv 3x3" : "conv 1x1", x, y, macs);
     di_rec *r = record(tp, conv_vjp, x, y);
     if (r) {
         r->weight = w;
@@ -2080,6 +2092,7 @@ static void norm_vjp(di_tape *tp, di_rec *r)
     }
     buf_drop(tp, work);
     forget_sums(tp, g);
+    done(tp, "norm vjp", x, x, 0);
     if (!x->g) {
         x->g = g;
         r->y->g = NULL;
@@ -2113,6 +2126,7 @@ di_tensor *di_normalize(di_tape *tp, di_tensor *x, const di_norm *w, const di_te
         y->A = s.A;
         y->B = s.B;
     }
+    done(tp, "norm", x, y, 0);
     di_rec *r = record(tp, norm_vjp, x, y);
     if (r) {
         r->weight = w;
@@ -2132,6 +2146,7 @@ static void upsample_vjp(di_tape *tp, di_rec *r)
     if (r->x->g && live(tp))
         tp->k->pool(r->x->g->blk, planes(r->y->g), 1, r->x->n * r->x->cb, r->x->h, r->x->w, acc,
                     tp->ctx->threads);
+    done(tp, "resample vjp", r->y, r->x, 0);
 }
 
 di_tensor *di_upsample(di_tape *tp, di_tensor *x)
@@ -2140,8 +2155,10 @@ di_tensor *di_upsample(di_tape *tp, di_tensor *x)
     di_tensor *y = x && !tp->failed ? di_tensor_new(tp, x->n, x->c, 2 * x->h, 2 * x->w) : NULL;
     if (y && live(tp))
         tp->k->upsample(y->blk, planes(x), 1, x->n * x->cb, x->h, x->w, 0, tp->ctx->threads);
-    if (y)
+    if (y) {
+        done(tp, "resample", x, y, 0);
         record(tp, upsample_vjp, x, y);
+    }
     return y;
 }
 
@@ -2153,6 +2170,7 @@ static void pool_vjp(di_tape *tp, di_rec *r)
     if (r->x->g && live(tp))
         tp->k->upsample(r->x->g->blk, planes(r->y->g), (di_real)0.25, r->y->n * r->y->cb,
                         r->y->h, r->y->w, acc, tp->ctx->threads);
+    done(tp, "resample vjp", r->y, r->x, 0);
 }
 
 di_tensor *di_pool2(di_tape *tp, di_tensor *x)
@@ -2162,8 +2180,10 @@ di_tensor *di_pool2(di_tape *tp, di_tensor *x)
     if (y && live(tp))
         tp->k->pool(y->blk, planes(x), (di_real)0.25, x->n * x->cb, y->h, y->w, 0,
                     tp->ctx->threads);
-    if (y)
+    if (y) {
+        done(tp, "resample", x, y, 0);
         record(tp, pool_vjp, x, y);
+    }
     return y;
 }
 
@@ -2398,6 +2418,8 @@ static void attention_vjp(di_tape *tp, di_rec *r)
     }
     buf_drop(tp, work);
     release(tp, x);
+    double T = (double)x->h * x->w;
+    done(tp, "attention vjp", r->y, x, 6.0 * T * T * (x->c / 3) * x->n);
 }
 
 di_tensor *di_attention(di_tape *tp, di_tensor *x, int heads)
@@ -2430,7 +2452,9 @@ di_tensor *di_attention(di_tape *tp, di_tensor *x, int heads)
         }
     }
     buf_drop(tp, work);
-    tp->macs += 2.0 * T * T * (x->c / 3) * x->n;
+    double macs = 2.0 * T * T * (x->c / 3) * x->n;
+    tp->macs += macs;
+    done(tp, "attention", x, y, macs);
     di_rec *r = record(tp, attention_vjp, x, y);
     if (r) {
         r->flag = heads;
