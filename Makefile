@@ -63,8 +63,9 @@ libdiffinv$(S).so: $(LIB)
 $(B)/%.o: %.c diffinv.h
 	@mkdir -p $(B)
 	$(CC) $(ALL) -fPIC -c -o $@ $<
-# Elementwise and straight-line code: -O3 only makes it larger.
-$(B)/solvers.o $(B)/unet.o: $(B)/%.o: %.c diffinv.h
+# Elementwise and straight-line code, and the fallback where better kernels are compiled in:
+# -O3 only makes them larger.
+$(B)/solvers.o $(B)/unet.o $(B)/diffinv.o $(if $(V3),$(B)/ops.o): $(B)/%.o: %.c diffinv.h
 	@mkdir -p $(B)
 	$(CC) $(ALL) -O2 -fPIC -c -o $@ $<
 $(B)/ops_v3.o: ops.c diffinv.h

@@ -126,6 +126,9 @@ int input_labels(cmd *c, const weights *w, size_t n, int **labels); /* NULL if i
 
 /* Reads pictures for prior w (NULL: any) and brings them to its channels and size. */
 int input_pictures(cmd *c, const char *path, const weights *w, io_array *a);
+/* Sets the fastest plan of the derivative with which weights and `need(user)` bytes of work
+   fit --mem, and says which; without --mem the fastest. */
+int input_memory(cmd *c, const weights *w, size_t (*need)(void *user), void *user);
 
 /* The problem that the settings ask for. record (or NULL) is that of the measurement: it fills
  * what was not given, and a contradiction is an error. */

@@ -53,6 +53,50 @@ int input_machine(cmd *c)
     return isa ? (int)di_set_isa(c->ctx, isa) : 0;
 }
 
+/* Digits, and K, M or G for powers of 1024; 0 on success. */
+static int read_bytes(const char *given, double *bytes)
+{
+    size_t len = strlen(given);
+    const char *unit = "KMG", *at = len ? strchr(unit, given[len - 1]) : NULL;
+    if (!len || di_parse(given, at ? len - 1 : len, bytes) || !(*bytes > 0))
+        return -1;
+    for (const char *u = unit; at && u <= at; u++)
+        *bytes *= 1024;
+    return 0;
+}
+
+int input_memory(cmd *c, const weights *w, size_t (*need)(void *user), void *user)
+{
+    static const char *const how[DI_KEEP_PLANS] = {
+        "derivatives keep what they need", "derivatives run blocks again",
+        "derivatives run whole passes again", "derivatives run passes and blocks again"};
+    const char *given = cmd_get(c, "mem");
+    double room, least = 0;
+    if (!given)
+        return 0;
+    if (read_bytes(given, &room))
+        return di_fail(c->ctx, DI_EUSAGE, "--mem %s: give bytes, or such as 800M or 1.5G", given);
+    double fixed = w->net ? (double)di_net_weight_bytes(w->net) : 0;
+    for (int plan = 0; plan < (w->net ? DI_KEEP_PLANS : 1); plan++) {
+        if (w->net)
+            di_net_keep(w->net, plan);
+        size_t work = need(user);
+        if (!work && c->ctx->status)
+            return (int)c->ctx->status;
+        double bytes = fixed + (double)work;
+        if (bytes <= room) {
+            cmd_note(c, "memory %.1f MiB of %.1f: %s", bytes / 1048576, room / 1048576,
+                     how[plan]);
+            return 0;
+        }
+        if (!plan || bytes < least)
+            least = bytes;
+    }
+    return di_fail(c->ctx, DI_EMEMORY, "--mem %s: this run needs %.1f MiB (weights %.1f); use a "
+                   "smaller --size or -n, or fewer --threads", given, least / 1048576,
+                   fixed / 1048576);
+}
+
 int input_array(cmd *c, const char *path, io_array *a)
 {
     char err[400];

@@ -196,6 +196,12 @@ static int open_oracle(job *j)
     return 0;
 }
 
+static size_t run_bytes(void *user)
+{
+    const job *j = user;
+    return di_run_bytes(j->run, j->batch);
+}
+
 int job_open(job *j, int h, int w)
 {
     cmd *c = j->c;
@@ -210,6 +216,8 @@ int job_open(job *j, int h, int w)
         code = di_run_open(c->ctx, j->solver, j->prior, j->problem, &j->run);
     if (!code)
         code = input_params(c, j->solver, j->run);
+    if (!code)
+        code = input_memory(c, &j->w, run_bytes, j);
     if (code)
         return code;
     if (j->w.trained && (h != j->w.trained || w != j->w.trained))

@@ -280,9 +280,10 @@ static const option options[] = {
     {"-t", "t", 1, V_NET, "a number or an NPY file of them"},
     {"--vjp", "vjp", 1, V_NET | V_OP, "an NPY file"},
     {"--pinv", "pinv", 0, V_OP, ""},
-    {"--numerics", "numerics", 1, V_RUN, "exact or fast"},
+    {"--numerics", "numerics", 1, V_RUN | V_INFO, "exact or fast"},
     {"--isa", "isa", 1, V_RUN | V_INFO, "a name from diffinv list isa"},
-    {"--threads", "threads", 1, V_RUN, "a number"},
+    {"--threads", "threads", 1, V_RUN | V_INFO, "a number"},
+    {"--mem", "mem", 1, V_SOLVE | V_SAMPLE | V_NET | V_INFO, "bytes, such as 800M"},
     {"--truth", "truth", 1, V_SOLVE, "a file"},
     {"-o", "output", 1, V_RUN, "a file"},
     {"--simple", "simple", 1, V_MEASURE, "a file"},
@@ -314,7 +315,7 @@ static int recorded(const option *o, int place)
 {
     static const char *const never[] = {"quiet", "verbose", "help", "version", "defaults",
                                         "resume", NULL};
-    static const char *const outside[] = {"threads", "isa", "truth", "output", "gx", "sheet",
+    static const char *const outside[] = {"threads", "isa", "mem", "truth", "output", "gx", "sheet",
                                           "under", "trace", "simple", "save-every", NULL};
     static const char *const free_to_change[] = {"threads", "isa", "output", "sheet", "under",
                                                  "save-every", NULL};

@@ -97,7 +97,12 @@ static void info_network(const weights *w, int h, int width)
     info_bytes("weights, bytes", (double)di_net_weight_bytes(w->net));
     info_bytes("pass, bytes", (double)di_net_bytes(w->net, 1, h, width, 0));
     info_bytes("with derivative", (double)di_net_bytes(w->net, 1, h, width, 1));
+    di_net_keep(w->net, DI_KEEP_BLOCKS);
+    info_bytes("blocks run again", (double)di_net_bytes(w->net, 1, h, width, 1));
+    di_net_keep(w->net, DI_KEEP_ALL);
 }
+
+static size_t run_bytes(void *run) { return di_run_bytes(run, 1); }
 
 /* The working memory of a solver; for want of another problem it denoises. */
 static int info_solver(cmd *c, const weights *w, int h, int width)
@@ -127,6 +132,8 @@ static int info_solver(cmd *c, const weights *w, int h, int width)
         code = di_run_open(c->ctx, solver, prior, p, &run);
     if (!code)
         code = input_params(c, solver, run);
+    if (!code)
+        code = input_memory(c, w, run_bytes, run);
     if (!code)
         printf("%-22s %s\n", "solver", solver->name);
     if (!code)
@@ -340,12 +347,27 @@ static int write_maps(cmd *c, const io_array *y, const io_array *gx, const di_co
     return code ? code : cmd_write_record(c, cost, seconds() - c->start);
 }
 
+typedef struct net_call {
+    const weights *w;
+    const io_array *x;
+    int vjp;
+} net_call;
+
+static size_t net_bytes(void *user)
+{
+    const net_call *n = user;
+    return di_net_bytes(n->w->net, n->x->n, (int)n->x->h, (int)n->x->w, n->vjp);
+}
+
 static int run_net(cmd *c, const weights *w, const io_array *x, const double *t,
                    const int *label)
 {
     const int shape[3] = {w->out, (int)x->h, (int)x->w};
     io_array y = {0, 0, 0, 0, NULL, 0}, g, gx = y;
     int code = read_vjp(c, x->n, shape, &g);
+    net_call call = {w, x, g.v != NULL};
+    if (!code)
+        code = input_memory(c, w, net_bytes, &call);
     if (!code && (io_make(&y, x->n, (size_t)w->out, x->h, x->w) ||
                   (g.v && io_make(&gx, x->n, x->c, x->h, x->w))))
         code = di_fail(c->ctx, DI_EMEMORY, "no memory for the network's output");
