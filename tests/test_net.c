@@ -455,6 +455,64 @@ static void test_prior(const network *d, const bytes *file, const pass *p)
     free(eps);
 }
 
+/* Every plan of memory, in a batch of more images than go through the network together: the
+   bits of the images one by one, in less memory from plan to plan. */
+static void test_plans(const network *d, const bytes *file, const pass *p, int fast)
+{
+    size_t n = 16384 / ((size_t)p->h * p->w) + 2, px = n * p->in, py = n * p->out;
+    di_real *all = malloc((5 * px + 2 * py) * sizeof *all), *x = all, *gx = x + px;
+    di_real *one = gx + px, *got = one + px, *other = got + px, *y = other + px, *gy = y + py;
+    double *t = malloc(n * sizeof *t);
+    size_t before = 0;
+    di_ctx *ctx;
+    di_net *net = open_net(&ctx, file, 0, fast);
+    di_prior *prior;
+    for (size_t i = 0; i < n; i++) {
+        memcpy(x + i * p->in, p->x.v + i % p->n * p->in, p->in * sizeof *x);
+        memcpy(gy + i * p->out, p->gy.v + i % p->n * p->out, p->out * sizeof *x);
+        t[i] = p->t[i % p->n] + (double)i;
+    }
+    EQUAL(di_prior_net(net, p->h, p->w, &prior), DI_OK);
+    for (size_t i = 0; i < n; i++)
+        EQUAL(di_net_run(net, 1, p->h, p->w, t + i, NULL, x + i * p->in, y + i * p->out,
+                         gy + i * p->out, one + i * p->in), DI_OK);
+    di_real *first = malloc(3 * px * sizeof *first), *second = first + px, *geps = second + px;
+    for (size_t i = 0; i < px; i++)
+        geps[i] = gy[i / p->in * p->out + i % p->in];
+    for (int plan = 0; plan < DI_KEEP_PLANS; plan++) {
+        in_case("%s%s, plan %d", d->name, fast ? ", fast" : "", plan);
+        di_net_keep(net, plan);
+        size_t size = di_net_bytes(net, n, p->h, p->w, 1);
+        EQUAL(di_net_run(net, n, p->h, p->w, t, NULL, x, y, gy, gx), DI_OK);
+        CHECK(same(gx, one, px));
+        if (plan == DI_KEEP_BLOCKS)
+            CHECK(size < before);
+        before = plan == DI_KEEP_ALL ? size : before;
+        /* two passes kept at once and one that is not; their derivatives backwards */
+        EQUAL(prior->eval(prior, n, t, x, got, NULL, 1), DI_OK);
+        EQUAL(prior->eval(prior, n, t, gx, other, NULL, 2), DI_OK);
+        EQUAL(prior->eval(prior, 1, t, x, other, NULL, 0), DI_OK);
+        CHECK(same(other, got, p->in));
+        EQUAL(prior->vjp(prior, 2, geps, other), DI_OK);
+        EQUAL(prior->vjp(prior, 1, geps, got), DI_OK);
+        if (plan == DI_KEEP_ALL) {
+            memcpy(first, got, px * sizeof *got);
+            memcpy(second, other, px * sizeof *other);
+        }
+        CHECK(same(got, first, px));
+        CHECK(same(other, second, px));
+        EQUAL(prior->vjp(prior, 1, geps, got), DI_EUSAGE);
+        SAYS(di_error(ctx), "must follow an eval");
+        di_clear(ctx);
+        if (plan == DI_KEEP_STEPS)
+            CHECK(prior->bytes(prior, n, 3) < 2 * di_net_bytes(net, n, p->h, p->w, 1));
+    }
+    di_close(ctx);
+    free(all);
+    free(first);
+    free(t);
+}
+
 /* What a call refuses, and the words it says. */
 static void test_refusals(const network *d, const bytes *file, const pass *p)
 {
@@ -514,6 +572,10 @@ int main(int argc, char **argv)
             test_class(d, &file, &p, 1);
             if (p.h == 16 && !d->file)
                 test_prior(d, &file, &p);
+            if (p.h == 32) {
+                test_plans(d, &file, &p, 0);
+                test_plans(d, &file, &p, 1);
+            }
             if (p.h == 16 && d->file) {
                 test_batches(d, &file, &p);
                 test_refusals(d, &file, &p);

@@ -53,8 +53,7 @@ static const char help_solve[] =
     "  --save-every N           keeps the run's state in OUT.state every N steps;\n"
     "                           --resume goes on from there, to the same bits\n"
     "  --noise FILE, --label K  normals to use; class, if the prior has classes\n"
-    "  --threads N, --isa NAME, --mem BYTES (800M)  same numbers, another speed;\n"
-    "                           --numerics fast differs in the 6th digit, 1.9x as fast\n"
+    "  --threads N, --isa NAME, --mem 800M: same numbers; --numerics fast differs\n"
     "Ctrl-C writes the estimate so far. @FILE.run reads a recorded run's settings:\n"
     "  diffinv solve -s dps_mo -y y.npy -o out.png --sheet sheet.png\n"
     "  diffinv solve @out.png.run --seed 7 -o other.png\n";
@@ -77,7 +76,7 @@ static const char help_sample[] =
     "  --save-every N           keeps the run's state in OUT.state every N steps;\n"
     "                           --resume goes on from there, to the same bits\n"
     "  --noise FILE             normals to use in place of the generator's (-n 1)\n"
-    "  --threads N, --isa NAME, --mem BYTES (800M)  same numbers, another speed\n"
+    "  --threads N, --isa NAME, --mem 800M: same numbers; --numerics fast differs\n"
     "\n"
     "Example:\n"
     "  diffinv sample -s ddim steps=50 -n 16 --seed 1 -o grid.png\n";
@@ -106,8 +105,7 @@ static const char help_info[] =
     "                           or mixture:W,M,V (diffinv list priors)\n"
     "  -s SOLVER key=value...   also its working memory; -p PROBLEM: for that problem\n"
     "  --size HxW               other than what the prior was trained at\n"
-    "  --mem BYTES              (800M) what -s SOLVER would do to fit; --threads N and\n"
-    "                           --numerics fast matter to memory too\n"
+    "  --mem 800M, --threads N  what -s SOLVER would do to fit; memory depends on N\n"
     "\n"
     "Example:\n"
     "  diffinv info -w portraits64 -s dps --size 64x64\n";
@@ -133,7 +131,7 @@ static const char help_net[] =
     "\n"
     "  -t T           the time, may be fractional; or an NPY file of N numbers\n"
     "  --label K      class; or an NPY file of N numbers\n"
-    "  --threads N, --isa NAME, --mem BYTES (800M)\n"
+    "  --threads N, --isa NAME, --mem 800M\n"
     "\n"
     "Example:\n"
     "  diffinv net -i x.npy -t 37 -o y.npy\n";
