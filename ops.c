@@ -486,15 +486,16 @@ static void conv(const conv_args *a)
 
 /* ---- 3.4 Winograd convolution F(4x4, 3x3) (Lavin & Gray, arXiv 1509.09308): the fast class
 
-     6x6 input tile d, every 4 pixels   V = B^T d B      [36][ic/16][tile][16]
-     weights                            U = G g G^T      [36][ic/16][16][16], for 16 outputs
+     6x6 input tile d, every 4 pixels   V = B^T d B      [36][ic/16K][tile/TILE][K][TILE][16]
+     weights                            U = G g G^T      [36][K][16][16], for 16 outputs
      36 products                        M = V U          [36][tile][16]
      4x4 output tile                    Y = A^T M A
 
    36 multiplications where the direct form takes 144. The work goes by chunks of rows of
-   tiles: first all V, then for every 16 output channels U, M and Y. U is made anew for each
-   chunk: that costs 2 % of the products and spares four times the weights in memory and in
-   traffic. Each M is one accumulator over ic ascending. Size: h and w multiples of 4. */
+   tiles: first all V, then for every 16 output channels U, M and Y, for K input blocks at a
+   time so that U and M stay in L2; V is read from end to end. U is made anew for each chunk:
+   that costs 2 % of the products and spares four times the weights in memory and in traffic.
+   Each M is one accumulator over ic ascending. Size: h and w multiples of 4. */
 
 enum { WINO_TILES = 128 }; /* wanted in a chunk: with L1_BLOCKS input blocks U and M fit L2 */
 
@@ -541,15 +542,24 @@ INLINE void wino_weight1(const vec *i, int di, vec *o, int dO)
 
 typedef struct wino_plan {
     int across, down, rows;      /* tiles of a row, rows of an image, rows of a chunk */
+    int groups;                  /* of TILE tiles, of a chunk */
     size_t vs, us, ms;           /* elements from one of the 36 to the next in V, U, M */
+    ptrdiff_t off[L1_BLOCKS];    /* of a block in a group of TILE tiles of V */
     di_real *V;                  /* of the chunk */
     di_real *mine;               /* of each thread: U, M, normalised input rows */
 } wino_plan;
 
+/* Where V keeps input block ib of the group of tiles that tile t of the chunk is in. */
+static di_real *wino_at(const wino_plan *p, int ib, int t)
+{
+    size_t group = (size_t)(ib / L1_BLOCKS) * p->groups + t / TILE;
+    return p->V + (group * L1_BLOCKS + ib % L1_BLOCKS) * TILE * 16;
+}
+
 /* V of `count` rows of tiles from row `ty` of an image on, input block ib of it (plane b);
    first: the first of them in the chunk. */
 static void wino_input(const conv_args *a, const wino_plan *p, int b, int ib, int ty, int count,
-                       int first, int chunk, di_real *rows)
+                       int first, di_real *rows)
 {
     ptrdiff_t pitch = (ptrdiff_t)(a->w + 2) * 16;
     const di_real *x = a->x[b] + 4 * ty * pitch;
@@ -557,9 +567,10 @@ static void wino_input(const conv_args *a, const wino_plan *p, int b, int ib, in
         normalize_rows(a, b, 4 * ty - 1, 4 * (ty + count) + 1, rows);
         x = rows;
     }
-    di_real *v = p->V + ((size_t)ib * chunk + first) * p->across * 16;
-    for (int t = 0; t < count * p->across; t++, v += 16) {
+    for (int t = 0; t < count * p->across; t++) {
         const di_real *from = x + t / p->across * 4 * pitch + t % p->across * 64;
+        int at = first * p->across + t;
+        di_real *v = wino_at(p, ib, at) + at % TILE * 16;
         for (int l = 0; l < 16; l += LANES) {
             vec half[36];
             for (int j = 0; j < 6; j++) {
@@ -611,21 +622,21 @@ static void wino_weights(const conv_args *a, const wino_plan *p, int ob, int ib,
     }
 }
 
-/* M = V U for tiles [t0, t0+count) of the chunk and output block ob. */
-static void wino_product(const conv_args *a, const wino_plan *p, int ob, int chunk, int t0,
-                         int count, di_real *U, di_real *M)
+/* M = V U for tiles [t0, t1) of the chunk and output block ob. */
+static void wino_product(const conv_args *a, const wino_plan *p, int ob, int t0, int t1,
+                         di_real *U, di_real *M)
 {
-    static const ptrdiff_t none[1] = { 0 };
-    const di_real *x[L1_BLOCKS];
     for (int ib = 0; ib < a->ib; ib += L1_BLOCKS) {
         int blocks = a->ib - ib < L1_BLOCKS ? a->ib - ib : L1_BLOCKS;
         wino_weights(a, p, ob, ib, blocks, U);
-        for (int k = 0; k < 36; k++) {
-            product q = { x, U + k * p->us, none, blocks, 1, ib ? 0 : FIRST, NULL, 1 };
-            for (int b = 0; b < blocks; b++)
-                x[b] = p->V + k * p->vs + (size_t)(ib + b) * chunk * p->across * 16;
-            product_row(&q, count, 16, 16, (ptrdiff_t)t0 * 16, M + k * p->ms, NULL);
-        }
+        for (int k = 0; k < 36; k++)
+            for (int t = t0, n; t < t1; t += n) {
+                const di_real *x = wino_at(p, ib, t) + k * p->vs;
+                product q = { &x, U + k * p->us, p->off, 1, blocks, ib ? 0 : FIRST, NULL, 1 };
+                n = TILE - t % TILE < t1 - t ? TILE - t % TILE : t1 - t;
+                product_row(&q, n, 16, 16, t % TILE * 16, M + k * p->ms + (size_t)(t - t0) * 16,
+                            NULL);
+            }
     }
 }
 
@@ -679,7 +690,7 @@ static void wino_chunk(const conv_args *a, const wino_plan *p, int first, int co
         int from = n * p->down > first ? n * p->down : first;
         int to = (n + 1) * p->down < first + count ? (n + 1) * p->down : first + count;
         di_real *mine = p->mine + (threads > 1 ? thread_number() : 0) * each;
-        wino_input(a, p, n * a->ib + ib, ib, from - n * p->down, to - from, from - first, count,
+        wino_input(a, p, n * a->ib + ib, ib, from - n * p->down, to - from, from - first,
                    mine + 36 * (p->us + p->ms));
     }
     int parts = (count + p->rows - 1) / p->rows;
@@ -687,7 +698,7 @@ static void wino_chunk(const conv_args *a, const wino_plan *p, int first, int co
     for (int job = 0; job < a->ob * parts; job++) {
         int r0 = job % parts * p->rows, r1 = r0 + p->rows < count ? r0 + p->rows : count;
         di_real *U = p->mine + (threads > 1 ? thread_number() : 0) * each, *M = U + 36 * p->us;
-        wino_product(a, p, job / parts, count, r0 * p->across, (r1 - r0) * p->across, U, M);
+        wino_product(a, p, job / parts, r0 * p->across, r1 * p->across, U, M);
         for (int r = r0; r < r1; r++)
             wino_output(a, p, M + (size_t)(r - r0) * p->across * 16,
                         (first + r) / p->down * a->ob + job / parts, (first + r) % p->down);
@@ -702,7 +713,12 @@ static void wino_layout(const conv_args *a, wino_plan *p, size_t *each, size_t *
     p->rows = p->across < WINO_TILES ? WINO_TILES / p->across : 1;
     int all = a->n * p->down, rows = p->rows < all ? p->rows : all;
     int chunk = a->together ? all : rows, most = chunk < p->down ? chunk : p->down;
-    p->vs = (size_t)a->ib * chunk * p->across * 16 + 16; /* + 16: planes in different sets */
+    /* + 8: the last group of at most 8; + 16: planes in different sets of the cache */
+    p->groups = (chunk * p->across + TILE - 1) / TILE;
+    p->vs = (size_t)((a->ib + L1_BLOCKS - 1) / L1_BLOCKS * L1_BLOCKS)
+            * (chunk * p->across + 8) * 16 + 16;
+    for (int b = 0; b < L1_BLOCKS; b++)
+        p->off[b] = b * TILE * 16;
     p->us = L1_BLOCKS * 256 + 16;
     p->ms = (size_t)rows * p->across * 16 + 16;
     *v = 36 * p->vs;
