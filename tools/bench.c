@@ -1,19 +1,34 @@
-/* bench.c: what the machine can do and what the kernels reach. `make bench` builds and runs it.
-   Compiled with contraction allowed, so that the peak is that of fused multiply-add.
+/* bench.c: what the machine can do and what the library reaches of it. `make bench` builds and
+   runs it. Compiled with contraction allowed, so that the peak is that of fused multiply-add.
 
-     bench [WEIGHTS [SIZE]]     this machine's peak, convolutions, a network
+     bench [WEIGHTS [SIZE]]     the report; bench --help
      bench serve WEIGHTS SIZE   passes on demand: the half of bench_torch.py, bench_ort.js */
 #define _POSIX_C_SOURCE 200809L
 #define DIFFINV_KERNELS
 #include "../diffinv.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
+
+#ifdef _OPENMP
+#include <omp.h>
+#define PRAGMA(x) _Pragma(#x)
+#define PARALLEL(threads) PRAGMA(omp parallel for schedule(static) num_threads(threads))
+#else
+#define omp_get_num_procs() 1
+#define PARALLEL(threads)
+#endif
+#ifdef __GNUC__
+typedef di_real vec __attribute__((vector_size(__BIGGEST_ALIGNMENT__), may_alias,
+                                   aligned(sizeof(di_real))));
+#else
+typedef di_real vec;
+#define __VERSION__ "unknown"
+#endif
 
 static double now(void)
 {
@@ -22,93 +37,67 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-#if defined __AVX512F__
-enum { BYTES = 64 };
-#elif defined __AVX__
-enum { BYTES = 32 };
-#else
-enum { BYTES = 16 };
-#endif
+/* ---- The machine ------------------------------------------------------------------------- */
 
-#ifdef __GNUC__
-typedef di_real vec __attribute__((vector_size(BYTES)));
+#ifdef __aarch64__ /* chains: enough for the latency, with two constants in the registers */
+enum { CHAINS = 24, TURNS = 1000000 };
 #else
-typedef di_real vec;
+enum { CHAINS = 14, TURNS = 1000000 };
 #endif
+enum { FUSED, APART, READ, COPY };
+typedef struct {
+    int threads;
+    double best[4]; /* GFLOP/s fused and apart, GB/s read and copied */
+} machine;
 
-/* Ten independent chains of multiply-add, one thread, best of several. */
-static double peak_gflops(void)
+/* Multiply-adds in all chains; multiplications in half of them, additions in the others; the
+   sums of x (n vectors). */
+static void work(int what, const vec *x, size_t n)
 {
-    enum { TURNS = 4000000 };
-    static volatile di_real sink;
-    double best = 1e9;
-    for (int r = 0; r < 8; r++) {
-        vec a = { 0 }, b = a, c = a, d = a, e = a, f = a, g = a, h = a, i = a, j = a;
-        vec m = a + (di_real)0.999, s = a + (di_real)1e-3;
-        double t = now();
-        for (int k = 0; k < TURNS; k++) {
-            a = a * m + s;
-            b = b * m + s;
-            c = c * m + s;
-            d = d * m + s;
-            e = e * m + s;
-            f = f * m + s;
-            g = g * m + s;
-            h = h * m + s;
-            i = i * m + s;
-            j = j * m + s;
-#ifdef __GNUC__
-            __asm__ volatile("" : "+x"(a), "+x"(b), "+x"(c), "+x"(d), "+x"(e), "+x"(f), "+x"(g),
-                             "+x"(h), "+x"(i), "+x"(j));
-#endif
-        }
-        t = now() - t;
-        best = t < best ? t : best;
-        vec all = a + b + c + d + e + f + g + h + i + j;
-        memcpy((void *)&sink, &all, sizeof sink);
-    }
-    return 2.0 * TURNS * 10 * (sizeof(vec) / sizeof(di_real)) / best * 1e-9;
+    volatile vec zero = { 0 }, sink;
+    vec v[CHAINS], factor = zero + (what == FUSED ? (di_real)0.999 : 1);
+    vec term = zero + (di_real)1e-3;
+    for (int i = 0; i < CHAINS; i++)
+        v[i] = zero;
+    for (int turn = 0; what == FUSED && turn < TURNS; turn++)
+#pragma GCC unroll 24
+        for (int i = 0; i < CHAINS; i++)
+            v[i] = v[i] * factor + term;
+    for (int turn = 0; what == APART && turn < TURNS; turn++)
+#pragma GCC unroll 24
+        for (int i = 0; i < CHAINS; i++)
+            v[i] = i % 2 ? v[i] * factor : v[i] + term;
+    for (; what == READ && n >= CHAINS; n -= CHAINS, x += CHAINS)
+#pragma GCC unroll 24
+        for (int i = 0; i < CHAINS; i++)
+            v[i] = v[i] + x[i];
+    for (int i = 1; i < CHAINS; i++)
+        v[0] = v[0] + v[i];
+    sink = v[0];
+    (void)sink;
 }
 
-static int compare(const void *a, const void *b)
+/* What the threads reach together, the best so far and of `times` more. x, y: `size` bytes to
+   READ and COPY. */
+static void measure(machine *m, int what, int times, vec *x, vec *y, size_t size)
 {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* Median seconds of one convolution, with its peak taken in turn. */
-static void bench_conv(di_ctx *ctx, int c, int size, int k, double peak)
-{
-    size_t weights = (size_t)c * c * k * k, pixels = (size_t)c * size * size;
-    di_real *w = calloc(weights, sizeof *w), *x = calloc(pixels, sizeof *x);
-    double seconds[61];
-    di_conv conv = { 0 };
-    di_tape tape;
-    conv.oc = conv.ic = c;
-    conv.k = k;
-    conv.stride = 1;
-    di_normal(w, weights, 1, 0, 0, 0);
-    di_normal(x, pixels, 1, 0, 0, 1);
-    di_conv_init(ctx, &conv, w, NULL);
-    di_tape_open(&tape, ctx);
-    size_t bytes = 4 * pixels * sizeof *x + (1 << 20);
-    void *memory = di_new(ctx, bytes, 1);
-    for (int r = 0; memory && r < 61; r++) {
-        di_tape_begin(&tape, memory, bytes, 0);
-        di_tensor *t = di_pack(&tape, 1, c, size, size, x, c);
+    size_t part = size / sizeof *x / (size_t)m->threads, lanes = sizeof *x / sizeof(di_real);
+    double each = size ? (double)part * sizeof *x : (double)CHAINS * TURNS * (double)lanes;
+    each *= what == FUSED || what == COPY ? 2e-9 : 1e-9;
+    for (int i = 0; i < times; i++) {
         double start = now();
-        di_convolve(&tape, t, &conv, NULL, 1);
-        seconds[r] = now() - start;
+        PARALLEL(m->threads)
+        for (int k = 0; k < m->threads; k++)
+            if (what == COPY)
+                memcpy(y + part * (size_t)k, x + part * (size_t)k, part * sizeof *x);
+            else
+                work(what, size ? x + part * (size_t)k : NULL, part);
+        double speed = each * m->threads / (now() - start);
+        m->best[what] = speed > m->best[what] ? speed : m->best[what];
     }
-    qsort(seconds, 61, sizeof *seconds, compare);
-    double flops = 2.0 * (double)weights * size * size * 1e-9;
-    printf("conv %dx%d %4d->%-4d %3dx%-3d  median %6.1f GFLOP/s  best %6.1f  (%.0f %% of "
-           "peak)\n", k, k, c, c, size, size, flops / seconds[30], flops / seconds[0],
-           100 * flops / seconds[0] / peak);
-    di_tape_close(&tape);
-    free(w);
-    free(x);
 }
+
+/* ---- A network and its passes ------------------------------------------------------------ */
 
 static int file_read(void *user, uint64_t at, void *dst, size_t n)
 {
@@ -194,31 +183,207 @@ static double job_run(job *j, int derivative)
     return s ? -1 : now() - start;
 }
 
-/* Medians of a network's forward pass and of forward + input derivative. */
-static void bench_net(di_ctx *ctx, const char *path, int size, int threads, double peak)
+/* ---- The report -------------------------------------------------------------------------- */
+
+enum { ROUNDS = 99, ROWS = 64, FORWARD = 0, DERIVATIVE, BLOCKS, KINDS };
+static const char *const kind_name[KINDS] = { "forward", "forward + derivative",
+                                              "  its blocks run again" };
+typedef struct {
+    char name[48]; /* an operation and its output's resolution */
+    double macs, seconds[2][ROUNDS];
+} row;
+typedef struct {
+    int kind, k, round, rows; /* at present in this round on machine k */
+    double last, peak[2];     /* GFLOP/s of multiply-add at the same time */
+    size_t bytes[2];          /* the most that the context had allocated */
+    row total, other, row[ROWS];
+} pass;
+typedef struct {
+    const char *path;
+    int size, n, rounds, machines;
+    machine m[2];        /* one thread, all threads */
+    pass pass[2][KINDS]; /* exact, fast */
+} bench;
+
+static int compare(const void *a, const void *b)
 {
-    double fwd[9], both[9];
-    job j;
-    di_set_threads(ctx, threads);
-    if (job_open(&j, ctx, path, size, 1))
-        return;
-    for (int r = 0; r < 9; r++) {
-        fwd[r] = job_run(&j, 0);
-        both[r] = job_run(&j, 1);
-        if (fwd[r] < 0 || both[r] < 0) {
-            fprintf(stderr, "bench: %s\n", di_error(ctx));
-            job_close(&j);
-            return;
-        }
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *a, int n)
+{
+    qsort(a, (size_t)n, sizeof *a, compare);
+    return (a[(n - 1) / 2] + a[n / 2]) / 2;
+}
+
+/* A di_probe_fn: the time since its last call is that of the operation just done. A pass with
+   derivative has one row for all that is not a VJP. */
+static void probe(void *user, const char *op, const di_tensor *x, const di_tensor *y,
+                  double macs)
+{
+    pass *p = user;
+    row *r = p->row, *end = r + p->rows;
+    char name[48] = "(forward)";
+    int vjp = strstr(op, "vjp") != NULL;
+    double seconds = now() - p->last;
+    if (vjp || p->kind == FORWARD)
+        snprintf(name, sizeof name, "%-14s%dx%d", op, (vjp ? x : y)->h, (vjp ? x : y)->w);
+    while (r < end && strcmp(r->name, name))
+        r++;
+    if (r < p->row + ROWS) {
+        p->rows += r == end;
+        strcpy(r->name, name);
+        r->macs += p->k || p->round ? 0 : macs;
+        p->total.macs += p->k || p->round ? 0 : macs;
+        r->seconds[p->k][p->round] += seconds;
+        p->other.seconds[p->k][p->round] -= seconds;
     }
-    qsort(fwd, 9, sizeof *fwd, compare);
-    qsort(both, 9, sizeof *both, compare);
-    printf("net %s %dx%d, %d thread%s: forward %.1f ms (%.1f GFLOP/s, %.0f %%), "
-           "forward + derivative %.1f ms (%.1f GFLOP/s, %.0f %%)\n", path, size, size, threads,
-           threads > 1 ? "s" : "", fwd[4] * 1e3, 2e-9 * j.macs / fwd[4],
-           2e-7 * j.macs / fwd[4] / peak / threads, both[4] * 1e3, 4e-9 * j.macs / both[4],
-           4e-7 * j.macs / both[4] / peak / threads);
+    p->last = now();
+}
+
+/* In a network of its own, whose memory is then this pass's. */
+static int measure_pass(bench *b, di_ctx *ctx, int fast, int kind, int k)
+{
+    pass *p = &b->pass[fast][kind];
+    machine m = { b->m[k].threads, { 0 } };
+    job j;
+    ctx->peak = ctx->bytes;
+    int bad = job_open(&j, ctx, b->path, b->size, b->n);
+    if (bad)
+        return bad;
+    di_net_keep(j.net, kind == BLOCKS ? DI_KEEP_BLOCKS : DI_KEEP_ALL);
+    bad = job_run(&j, kind != FORWARD) < 0; /* does not count: the memory's first touch */
+    p->bytes[k] = ctx->peak;
+    p->kind = kind;
+    p->k = k;
+    ctx->probe_user = p;
+    ctx->probe = probe;
+    for (p->round = 0; p->round < b->rounds && !bad; p->round++) {
+        measure(&m, FUSED, 4, NULL, NULL, 0);
+        p->last = now();
+        p->total.seconds[k][p->round] = job_run(&j, kind != FORWARD);
+        p->other.seconds[k][p->round] += p->total.seconds[k][p->round];
+        bad = ctx->status;
+    }
+    ctx->probe = NULL;
+    p->peak[k] = m.best[FUSED];
+    if (bad)
+        fprintf(stderr, "bench: %s\n", di_error(ctx));
     job_close(&j);
+    return ctx->status;
+}
+
+static void print_row(bench *b, pass *p, row *r, const char *name)
+{
+    printf("  %-24s", name);
+    for (int k = 0; k < b->machines; k++) {
+        double s = median(r->seconds[k], b->rounds), speed = 2e-9 * r->macs / s;
+        printf("  %10.2f %5.1f", 1e3 * s, 100 * s / median(p->total.seconds[k], b->rounds));
+        printf(r->macs > 0 ? " %8.1f %5.0f" : "        -     -", speed,
+               100 * speed / p->peak[k]);
+    }
+    putchar('\n');
+}
+
+/* In the order of the network; what takes under 1 % of the time goes to the others. */
+static void print_pass(bench *b, pass *p)
+{
+    printf("%s\n", kind_name[p->kind]);
+    for (row *r = p->row; r < p->row + p->rows; r++) {
+        double share = 0;
+        for (int k = 0; k < b->machines; k++)
+            share += median(r->seconds[k], b->rounds) / median(p->total.seconds[k], b->rounds);
+        if (share > 0.01 * b->machines)
+            print_row(b, p, r, r->name);
+        else
+            for (int i = 0; i < 2 * b->rounds; i++)
+                p->other.seconds[i % 2][i / 2] += r->seconds[i % 2][i / 2];
+    }
+    print_row(b, p, &p->other, "other");
+    print_row(b, p, &p->total, "total");
+}
+
+static const char help[] =
+    "bench [WEIGHTS [SIZE [n=1] [threads=all] [rounds=9]]]\n"
+    "what this machine can do, and what a network reaches of it with n images of SIZE x SIZE:\n"
+    "on one thread and on all, in both numeric classes, by operation and resolution\n"
+    "(WEIGHTS SIZE: weights/portraits64.unw 64; rounds: at most 99)\n\n"
+    "bench serve WEIGHTS SIZE ...     passes on demand, for programs; bench serve: how\n";
+static const char notes[] =
+    "\nms: median of the rounds; %: of the pass. GFLOP/s: 2 for each multiply-add of a direct\n"
+    "convolution; fast needs fewer, so it may pass 100 % of the peak. peak: %, of fused\n"
+    "multiply-add, measured between these rounds; the library never fuses. norm: coefficients\n"
+    "alone: the convolution that reads its output computes norm and SiLU. other: embedding,\n"
+    "packing, rows under 1 %. MiB: the most the context had allocated, weights included.\n"
+    "blocks run again: DI_KEEP_BLOCKS; what runs again does not count as speed.\n";
+
+/* Speed counts no operation twice: not what runs again. */
+static void print_totals(bench *b)
+{
+    printf("\n%-6s%-23s%7s%11s%11s%9s%6s%10s%9s\n", "class", "pass", "threads", "ms", "best ms",
+           "GFLOP/s", "peak", "speed-up", "MiB");
+    for (int i = 0; i < 2 * KINDS * b->machines; i++) {
+        int k = i % b->machines, kind = i / b->machines % KINDS, fast = i / b->machines / KINDS;
+        pass *p = &b->pass[fast][kind];
+        double *seconds = p->total.seconds[k], s = median(seconds, b->rounds);
+        double speed = 2e-9 * b->pass[fast][kind != FORWARD].total.macs / s;
+        printf("%-6s%-23s%7d%11.2f%11.2f%9.1f%6.0f%10.2f%9.1f\n", fast ? "fast" : "exact",
+               kind_name[kind], b->m[k].threads, 1e3 * s, 1e3 * seconds[0], speed,
+               100 * speed / p->peak[k], median(p->total.seconds[0], b->rounds) / s,
+               (double)p->bytes[k] / (1 << 20));
+    }
+}
+
+/* Memory that each thread is the first to write its part of; 256 MiB exceed most caches. */
+static void print_machine(bench *b)
+{
+    size_t size = (size_t)256 << 20;
+    vec *x = malloc(size), *y = malloc(size);
+    machine first = b->m[b->machines - 1];
+    for (int i = 0; i < 2 && x && y; i++)
+        measure(&first, COPY, 1, i ? y : x, i ? x : y, size);
+    for (machine *m = b->m; m < b->m + b->machines; m++) {
+        for (int what = 0; what < 4 && x && y; what++)
+            measure(m, what, what < READ ? 32 : 8, x, y, what < READ ? 0 : size);
+        printf("%d thread%s: fused multiply-add %.1f GFLOP/s, multiply and add apart %.1f; "
+               "read %.1f GB/s, copy %.1f\n", m->threads, m->threads > 1 ? "s" : "",
+               m->best[FUSED], m->best[APART], m->best[READ], m->best[COPY]);
+    }
+    free(x);
+    free(y);
+}
+
+static int report(bench *b, di_ctx *ctx)
+{
+    job j;
+    int bad = job_open(&j, ctx, b->path, b->size, b->n); /* what is wrong shows at once */
+    if (bad)
+        return bad;
+    job_close(&j);
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    printf("diffinv %s, %s, kernels %s, compiler %s\n%s, n=%d, %dx%d, %d rounds\n", DI_VERSION,
+           sizeof(di_real) == 8 ? "double" : "float", di_isa(ctx), __VERSION__, b->path, b->n,
+           b->size, b->size, b->rounds);
+    print_machine(b);
+    for (int fast = 0; fast < 2; fast++) {
+        di_set_fast(ctx, fast);
+        for (int i = 0; i < KINDS * b->machines; i++) {
+            di_set_threads(ctx, b->m[i % b->machines].threads);
+            bad = measure_pass(b, ctx, fast, i / b->machines, i % b->machines);
+            if (bad)
+                return bad;
+        }
+        printf("\nclass %-20s", fast ? "fast" : "exact");
+        for (int k = 0; k < b->machines; k++)
+            printf("%5d thr. ms     %%  GFLOP/s  peak", b->m[k].threads);
+        putchar('\n');
+        print_pass(b, &b->pass[fast][FORWARD]);
+        print_pass(b, &b->pass[fast][DERIVATIVE]);
+    }
+    print_totals(b);
+    fputs(notes, stdout);
+    return 0;
 }
 
 /* ---- bench serve: passes on demand, so that another program can take turns with it ------- */
@@ -370,28 +535,36 @@ static void wait_patiently(char **argv)
 
 int main(int argc, char **argv)
 {
-    const char *path = argc > 1 ? argv[1] : "weights/portraits64.unw";
-    int size = argc > 2 ? atoi(argv[2]) : 64;
-    di_ctx *ctx;
+    bench *b = calloc(1, sizeof *b);
+    di_ctx *ctx = NULL;
+    int serves = argc > 1 && !strcmp(argv[1], "serve"), bad = 0;
+    if (argc > 1 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
+        fputs(help, stdout);
+        return 0;
+    }
     wait_patiently(argv);
-    if (di_open(&ctx, NULL, NULL)) {
+    if (!b || di_open(&ctx, NULL, NULL)) {
         fprintf(stderr, "bench: %s\n", ctx ? di_error(ctx) : "out of memory");
         return 3;
     }
-    if (argc > 1 && !strcmp(argv[1], "serve")) {
-        int status = serve(ctx, argc, argv);
-        di_close(ctx);
-        return status;
+    b->path = argc > 1 ? argv[1] : "weights/portraits64.unw";
+    b->size = argc > 2 ? atoi(argv[2]) : 64;
+    b->n = b->m[0].threads = 1;
+    b->m[1].threads = omp_get_num_procs();
+    b->rounds = 9;
+    for (int i = 3; i < argc && !serves && !bad; i++) {
+        char end;
+        bad = (sscanf(argv[i], "n=%d%c", &b->n, &end) != 1
+               && sscanf(argv[i], "threads=%d%c", &b->m[1].threads, &end) != 1
+               && sscanf(argv[i], "rounds=%d%c", &b->rounds, &end) != 1)
+              || b->n < 1 || b->m[1].threads < 1 || b->rounds < 1 || b->rounds > ROUNDS;
+        if (bad)
+            fprintf(stderr, "bench: unknown or impossible argument %s\n%s", argv[i], help);
     }
-    double peak = peak_gflops();
-    printf("kernels %s, %s, class exact\nFMA peak, one thread: %.1f GFLOP/s\n", di_isa(ctx),
-           sizeof(di_real) == 8 ? "double" : "float", peak);
-    bench_conv(ctx, 128, 64, 3, peak);
-    bench_conv(ctx, 64, 64, 3, peak);
-    bench_conv(ctx, 256, 16, 3, peak);
-    bench_conv(ctx, 128, 64, 1, peak);
-    for (int threads = 1; threads <= 2; threads++)
-        bench_net(ctx, path, size, threads, peak);
+    b->machines = b->m[1].threads > 1 ? 2 : 1;
+    if (!bad)
+        bad = serves ? serve(ctx, argc, argv) : report(b, ctx);
     di_close(ctx);
-    return 0;
+    free(b);
+    return bad;
 }
