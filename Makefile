@@ -44,7 +44,7 @@ LIB     = $(B)/ops.o $(B)/unet.o $(B)/diffinv.o $(B)/solvers.o \
 TOOL    = $(patsubst tools/%.c,$(B)/tools_%.o,$(filter-out tools/bench.c,$(wildcard tools/*.c)))
 TOOL_H  = $(wildcard tools/*.h)
 
-.PHONY: all lib demo test bench install uninstall clean report
+.PHONY: all demo test bench install uninstall clean report
 all: report diffinv$(S) libdiffinv$(S).a libdiffinv$(S).so
 
 report:

@@ -1656,6 +1656,18 @@ static int live(const di_tape *tp) { return !tp->dry && !tp->failed; }
 
 static di_real *const *planes(const di_tensor *t) { return t->blk; }
 
+/* Threads for so many multiply-adds or their like: waking others takes as long as 4 million. */
+static int share(const di_tape *tp, double work)
+{
+    return work < 4e6 ? 1 : tp->ctx->threads;
+}
+
+/* The same for passes over t, some 16 operations an element. */
+static int share_over(const di_tape *tp, const di_tensor *t)
+{
+    return share(tp, 256.0 * t->n * t->cb * t->h * t->w);
+}
+
 /* Tells who measures that an operation from x to y is done. */
 static void done(const di_tape *tp, const char *op, const di_tensor *x, const di_tensor *y,
                  double macs)
@@ -1674,7 +1686,7 @@ static di_tensor *solid(di_tape *tp, di_tensor *x)
         return NULL;
     if (live(tp))
         tp->k->norm_apply(y->blk, x->blk, x->A, x->B, x->n * x->cb, x->h, x->w, x->silu,
-                          tp->ctx->threads);
+                          share_over(tp, x));
     release(tp, x);
     buf_drop(tp, x->coef);
     x->coef = NULL;
@@ -1719,7 +1731,7 @@ static void give_gradient(di_tape *tp, di_tensor *t, di_tensor *g)
         return;
     }
     if (live(tp))
-        tp->k->axpy(t->g->blk, planes(g), 1, g->n * g->cb, plane(g), 1, tp->ctx->threads);
+        tp->k->axpy(t->g->blk, planes(g), 1, g->n * g->cb, plane(g), 1, share_over(tp, g));
     di_drop(tp, g);
 }
 
@@ -1762,6 +1774,7 @@ di_tensor *di_again(di_tape *tp, di_again_fn f, void *user, const void *part, di
                     di_tensor *emb)
 {
     int wanted = tp->keep;
+    x = solid(tp, x);
     if (!x || tp->failed)
         return NULL;
     tp->keep = 0;
@@ -1887,9 +1900,9 @@ static void make_sums(di_tape *tp, di_tensor *t, const di_tensor *norm)
         double *sums = buf_data(tp, rows);
         if (norm)
             tp->k->norm_vjp_sums(sums, t->blk, planes(norm), norm->A, norm->B, (int)blocks,
-                                 t->h, t->w, norm->silu, tp->ctx->threads);
+                                 t->h, t->w, norm->silu, share_over(tp, t));
         else
-            tp->k->norm_sums(sums, planes(t), (int)blocks, t->h, t->w, tp->ctx->threads);
+            tp->k->norm_sums(sums, planes(t), (int)blocks, t->h, t->w, share_over(tp, t));
         add_rows(t, buf_data(tp, t->sum_buf[0]), sums);
     }
     buf_drop(tp, rows);
@@ -1917,7 +1930,7 @@ static void run_conv(di_tape *tp, di_tensor *y, di_tensor *x, const di_conv *w, 
         a.off[t] = w->k == 1 ? (pitch + 1) * 16 : ((t / 3 + end) * pitch + t % 3 + end) * 16;
     a.step = 16 * stride;
     a.row = 16 * stride * pitch;
-    a.threads = tp->ctx->threads;
+    a.threads = share(tp, (double)a.n * a.h * a.w * w->ic * w->oc * w->k * w->k);
     a.A = !x->coef ? NULL : live(tp) ? x->A : &promised;
     size_t work = conv_work(&a, fast);
     size_t flipped = derivative && !fast ? (size_t)a.ob * a.ib * a.taps * 256 : 0;
@@ -1961,7 +1974,7 @@ static void conv_vjp(di_tape *tp, di_rec *r)
     di_tensor *gy = r->y->g, *spread = NULL;
     if (r->scale != 1 && live(tp))
         tp->k->axpy(gy->blk, planes(gy), (di_real)r->scale, gy->n * gy->cb, plane(gy), 0,
-                    tp->ctx->threads);
+                    share_over(tp, gy));
     if (w->stride == 2) {
         spread = di_tensor_new(tp, gy->n, gy->c, r->x->h, r->x->w);
         for (int b = 0; spread && live(tp) && b < gy->n * gy->cb; b++) {
@@ -2104,7 +2117,7 @@ static void norm_vjp(di_tape *tp, di_rec *r)
             }
         /* the first contribution is computed in gy's own place and handed over */
         tp->k->norm_vjp_apply(x->g ? x->g->blk : g->blk, planes(g), planes(x), coef,
-                              x->n * x->cb, x->h, x->w, x->g != NULL, tp->ctx->threads);
+                              x->n * x->cb, x->h, x->w, x->g != NULL, share_over(tp, x));
     }
     buf_drop(tp, work);
     forget_sums(tp, g);
@@ -2161,7 +2174,7 @@ static void upsample_vjp(di_tape *tp, di_rec *r)
         r->x->g = like(tp, r->x);
     if (r->x->g && live(tp))
         tp->k->pool(r->x->g->blk, planes(r->y->g), 1, r->x->n * r->x->cb, r->x->h, r->x->w, acc,
-                    tp->ctx->threads);
+                    share_over(tp, r->y));
     done(tp, "resample vjp", r->y, r->x, 0);
 }
 
@@ -2170,7 +2183,7 @@ di_tensor *di_upsample(di_tape *tp, di_tensor *x)
     x = solid(tp, x);
     di_tensor *y = x && !tp->failed ? di_tensor_new(tp, x->n, x->c, 2 * x->h, 2 * x->w) : NULL;
     if (y && live(tp))
-        tp->k->upsample(y->blk, planes(x), 1, x->n * x->cb, x->h, x->w, 0, tp->ctx->threads);
+        tp->k->upsample(y->blk, planes(x), 1, x->n * x->cb, x->h, x->w, 0, share_over(tp, y));
     if (y) {
         done(tp, "resample", x, y, 0);
         record(tp, upsample_vjp, x, y);
@@ -2185,7 +2198,7 @@ static void pool_vjp(di_tape *tp, di_rec *r)
         r->x->g = like(tp, r->x);
     if (r->x->g && live(tp))
         tp->k->upsample(r->x->g->blk, planes(r->y->g), (di_real)0.25, r->y->n * r->y->cb,
-                        r->y->h, r->y->w, acc, tp->ctx->threads);
+                        r->y->h, r->y->w, acc, share_over(tp, r->x));
     done(tp, "resample vjp", r->y, r->x, 0);
 }
 
@@ -2195,7 +2208,7 @@ di_tensor *di_pool2(di_tape *tp, di_tensor *x)
     di_tensor *y = x && !tp->failed ? di_tensor_new(tp, x->n, x->c, x->h / 2, x->w / 2) : NULL;
     if (y && live(tp))
         tp->k->pool(y->blk, planes(x), (di_real)0.25, x->n * x->cb, y->h, y->w, 0,
-                    tp->ctx->threads);
+                    share_over(tp, x));
     if (y) {
         done(tp, "resample", x, y, 0);
         record(tp, pool_vjp, x, y);
@@ -2287,7 +2300,7 @@ di_tensor *di_silu(di_tape *tp, di_tensor *x)
             B[i] = 0;
         }
         tp->k->norm_apply(y->blk, planes(x), A, B, x->n * x->cb, x->h, x->w, 1,
-                          tp->ctx->threads);
+                          share_over(tp, x));
     }
     buf_drop(tp, one);
     return y;
