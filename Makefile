@@ -65,9 +65,12 @@ $(B)/%.o: %.c diffinv.h
 	$(CC) $(ALL) -fPIC -c -o $@ $<
 # Elementwise and straight-line code, and the fallback where better kernels are compiled in:
 # -O3 only makes them larger.
-$(B)/solvers.o $(B)/unet.o $(B)/diffinv.o $(if $(V3),$(B)/ops.o): $(B)/%.o: %.c diffinv.h
+$(B)/unet.o $(B)/diffinv.o $(if $(V3),$(B)/ops.o): $(B)/%.o: %.c diffinv.h
 	@mkdir -p $(B)
 	$(CC) $(ALL) -O2 -fPIC -c -o $@ $<
+$(B)/solvers.o: solvers.c diffinv.h
+	@mkdir -p $(B)
+	$(CC) $(ALL) -Os -fPIC -c -o $@ $<
 $(B)/ops_v3.o: ops.c diffinv.h
 	@mkdir -p $(B)
 	$(CC) $(ALL) -fPIC -march=x86-64-v3 -DDI_KERNELS_ONLY -DDI_ISA=v3 -c -o $@ $<

@@ -746,66 +746,87 @@ static void wino(const conv_args *a)
     }
 }
 
-/* ---- 3.5 Attention's products and softmax ---- */
+/* ---- 3.5 Attention's products and softmax ----
+   A matrix of R rows and C columns lies in panels of 16 columns, [C/16][R][16], as blocks of
+   a tensor and of weights do; ap, bp, cp, sp: elements from a panel to the next. */
 
-/* C[i][j] = sum_k A[i*as + k*ks] B[k*ldb + j], k ascending; j < n, a multiple of 16. */
-static void matmul(di_real *c, size_t ldc, const di_real *a, size_t as, size_t ks,
-                   const di_real *b, size_t ldb, int m, int k, int n)
+enum { KPANELS = 16 }; /* panels of A whose rows of B stay in L1 */
+
+/* C (m x n) = A B; k and n multiples of 16, each element one sum over k, ascending. */
+static void matmul(di_real *c, size_t cp, const di_real *a, size_t ap, const di_real *b,
+                   size_t bp, int m, int k, int n)
 {
-    for (int j = 0; j < n; j += 16) {
-        for (int i = 0; i < m;) {
-            int rows = m - i < 4 ? 1 : 4;
-            vec acc[4][VPB];
-            for (int p = 0; p < 4; p++)
-                for (int v = 0; v < VPB; v++)
-                    acc[p][v] = set1(0);
-            const di_real *ap = a + i * as, *bp = b + j;
-            if (rows == 4) {
-                for (int q = 0; q < k; q++, ap += ks, bp += ldb) {
-                    UNROLL
-                    for (int p = 0; p < 4; p++) {
-                        UNROLL
-                        for (int v = 0; v < VPB; v++)
-                            acc[p][v] += load(bp + v * LANES) * ap[p * as];
-                    }
-                }
-            } else {
-                for (int q = 0; q < k; q++, ap += ks, bp += ldb) {
-                    UNROLL
-                    for (int v = 0; v < VPB; v++)
-                        acc[0][v] += load(bp + v * LANES) * ap[0];
-                }
-            }
-            for (int p = 0; p < rows; p++)
-                for (int v = 0; v < VPB; v++)
-                    store(c + (i + p) * ldc + j + v * LANES, acc[p][v]);
-            i += rows;
+    ptrdiff_t off[KPANELS];
+    for (int t = 0; t < KPANELS; t++)
+        off[t] = (ptrdiff_t)(t * ap);
+    for (int j = 0; j < n; j += 16, b += bp, c += cp)
+        for (int t = 0; t < k / 16; t += KPANELS) {
+            const di_real *x = a + t * ap;
+            int taps = k / 16 - t < KPANELS ? k / 16 - t : KPANELS;
+            product q = { &x, b + t * 256, off, 1, taps, t ? 0 : FIRST, NULL, 1 };
+            product_row(&q, m, 16, 16, 0, c, NULL);
         }
-    }
 }
 
-/* In place on rows [m][ld] of n values: p = exp(scale*s - max) / sum; the tail to ld gets 0.
-   The sum is flat: lane i%16, flushed to double every 256, tree 8-4-2-1. */
-static void softmax(di_real *s, int m, int n, int ld, di_real scale)
+/* C (m x n) += A^T B, A (k x m); m and n multiples of 16, each sum over k ascending. */
+static void matmul_t(di_real *c, size_t cp, const di_real *a, size_t ap, const di_real *b,
+                     size_t bp, int m, int k, int n)
 {
-    for (int i = 0; i < m; i++, s += ld) {
-        di_real top = s[0] * scale;
-        for (int j = 0; j < n; j++) {
-            s[j] *= scale;
-            top = s[j] > top ? s[j] : top;
+    enum { COLUMNS = 16 % TILE ? SMALL : TILE };
+    for (int j = 0; j < n; j += 16, b += bp, c += cp)
+        for (int i = 0; i < m; i += COLUMNS) {
+            const di_real *x = a + i / 16 * ap + i % 16;
+            vec acc[TILE][VPB];
+            UNROLL
+            for (int p = 0; p < COLUMNS; p++) {
+                UNROLL
+                for (int v = 0; v < VPB; v++)
+                    acc[p][v] = set1(0);
+            }
+            for (int q = 0; q < k; q++)
+                product_step(acc, COLUMNS, 1, x + q * 16, b + q * 16);
+            UNROLL
+            for (int p = 0; p < COLUMNS; p++) {
+                UNROLL
+                for (int v = 0; v < VPB; v++) {
+                    di_real *to = c + (i + p) * 16 + v * LANES;
+                    store(to, load(to) + acc[p][v]);
+                }
+            }
         }
-        for (int j = n; j < ld; j++)
-            s[j] = 0;
-        for (int j = 0; j < ld; j += LANES)
-            store(s + j, vexp(load(s + j) - top));
-        for (int j = n; j < ld; j++)
-            s[j] = 0;
+}
+
+/* In place on m rows of n values: p = exp(scale*s - max) / sum; the last panel's tail gets 0.
+   The sum is flat: lane j%16, flushed to double every 256, tree 8-4-2-1. */
+static void softmax(di_real *s, size_t sp, int m, int n, di_real scale)
+{
+    const int panels = (n + 15) / 16, tail = 16 - (panels * 16 - n);
+    for (int i = 0; i < m; i++, s += 16) {
+        di_real *last = s + (panels - 1) * sp, lane[16];
+        for (int l = tail; l < 16; l++)
+            last[l] = s[0];
+        vec top[VPB];
+        for (int v = 0; v < VPB; v++)
+            top[v] = load(s + v * LANES) * scale;
+        for (di_real *p = s; p <= last; p += sp)
+            for (int v = 0; v < VPB; v++)
+                top[v] = vmax(top[v], load(p + v * LANES) * scale);
+        for (int v = 0; v < VPB; v++)
+            store(lane + v * LANES, top[v]);
+        di_real max = lane[0];
+        for (int l = 1; l < 16; l++)
+            max = lane[l] > max ? lane[l] : max;
+        for (int v = 0; v < 16; v += LANES)
+            for (di_real *p = s + v; p <= last + v; p += sp)
+                store(p, vexp(load(p) * scale - max));
+        for (int l = tail; l < 16; l++)
+            last[l] = 0;
         double sum[16] = { 0 };
-        for (int j0 = 0; j0 < ld; j0 += 256) {
+        for (int j0 = 0; j0 < panels; j0 += 16) {
             di_real part[16] = { 0 };
-            for (int j = j0; j < ld && j < j0 + 256; j += 16)
+            for (int j = j0; j < panels && j < j0 + 16; j++)
                 for (int l = 0; l < 16; l++)
-                    part[l] += s[j + l];
+                    part[l] += s[j * sp + l];
             for (int l = 0; l < 16; l++)
                 sum[l] += part[l];
         }
@@ -813,8 +834,9 @@ static void softmax(di_real *s, int m, int n, int ld, di_real scale)
             for (int l = 0; l < half; l++)
                 sum[l] += sum[l + half];
         di_real inv = (di_real)(1 / sum[0]);
-        for (int j = 0; j < ld; j += LANES)
-            store(s + j, load(s + j) * inv);
+        for (di_real *p = s; p <= last; p += sp)
+            for (int l = 0; l < 16; l += LANES)
+                store(p + l, load(p + l) * inv);
     }
 }
 
@@ -953,9 +975,11 @@ struct di_kernels {
     int (*self_check)(void);
     void (*conv)(const conv_args *);
     void (*wino)(const conv_args *);
-    void (*matmul)(di_real *, size_t, const di_real *, size_t, size_t, const di_real *, size_t,
-                   int, int, int);
-    void (*softmax)(di_real *, int, int, int, di_real);
+    void (*matmul)(di_real *, size_t, const di_real *, size_t, const di_real *, size_t, int,
+                   int, int);
+    void (*matmul_t)(di_real *, size_t, const di_real *, size_t, const di_real *, size_t, int,
+                     int, int);
+    void (*softmax)(di_real *, size_t, int, int, di_real);
     void (*norm_sums)(double *, di_real *const *, int, int, int, int);
     void (*norm_apply)(di_real *const *, di_real *const *, const di_real *, const di_real *,
                        int, int, int, int, int);
@@ -981,8 +1005,8 @@ struct di_kernels {
 #define TEXT(a) TEXT2(a)
 extern const di_kernels JOIN(di_kernels_, DI_ISA);
 const di_kernels JOIN(di_kernels_, DI_ISA) = {
-    TEXT(DI_ISA), self_check, conv, wino, matmul, softmax, norm_sums, norm_apply,
-    norm_vjp_sums, norm_vjp_apply, axpy, upsample, pool
+    TEXT(DI_ISA), self_check, conv, wino, matmul, matmul_t, softmax, norm_sums,
+    norm_apply, norm_vjp_sums, norm_vjp_apply, axpy, upsample, pool
 };
 
 #ifndef DI_KERNELS_ONLY
@@ -2308,86 +2332,114 @@ di_tensor *di_silu(di_tape *tp, di_tensor *x)
 
 /* ---- attention ----
    Per image and head, T positions, d channels: S = Q K^T / sqrt(d), P = softmax over keys,
-   O = P V. The derivative recomputes P; nothing of size T x T is kept. */
+   O = P V. The derivative recomputes P; nothing of size T x T is kept.
 
-enum { QROWS = 64 };
+   All matrices in panels of 16 columns (3.5), queries in strips of QROWS. One row more between
+   the panels of S and dS keeps a row of theirs off one set of the cache. */
+
+enum { QROWS = 64, STRIP = QROWS * 16, WIDE = STRIP + 16 };
 
 typedef struct attn {
     int T, d, Tp, dp;                  /* Tp, dp: rounded up to 16 */
-    di_real *q, *k, *v;                /* [T][dp] */
-    di_real *kt, *vt;                  /* [d][Tp] */
-    di_real *s, *ds, *go, *o;          /* [QROWS][Tp] twice, [QROWS][dp] twice */
-    di_real *gq, *gk, *gv, *part;      /* [T][dp] */
+    di_real *q, *k, *v;                /* [dp/16][Tp][16] */
+    di_real *kt, *vt;                  /* [Tp/16][dp][16] */
+    di_real *s, *ds;                   /* [Tp/16][WIDE] */
+    di_real *go, *o;                   /* [dp/16][STRIP] */
+    di_real *gq, *gk, *gv;             /* [dp/16][Tp][16] */
 } attn;
 
 /* Carves one job's scratch out of p (NULL: only counts); returns its size in elements. */
 static size_t attn_layout(attn *a, int T, int d, int vjp, di_real *p)
 {
     size_t Tp = ((size_t)T + 15) / 16 * 16, dp = ((size_t)d + 15) / 16 * 16, used = 0;
-    size_t rows = T * dp, cols = d * Tp, tile = QROWS * Tp, strip = QROWS * dp;
-    struct { di_real **p; size_t n; } part[13] = {
-        { &a->q, rows }, { &a->k, rows }, { &a->v, rows }, { &a->kt, cols }, { &a->s, tile },
-        { &a->o, strip }, { &a->vt, cols }, { &a->ds, tile }, { &a->go, strip },
-        { &a->gq, rows }, { &a->gk, rows }, { &a->gv, rows }, { &a->part, rows } };
+    size_t rows = Tp * dp, wide = Tp / 16 * WIDE, strip = dp / 16 * STRIP;
+    struct { di_real **p; size_t n; } part[12] = {
+        { &a->q, rows }, { &a->k, rows }, { &a->v, rows }, { &a->kt, rows }, { &a->s, wide },
+        { &a->o, strip }, { &a->vt, rows }, { &a->ds, wide }, { &a->go, strip },
+        { &a->gq, rows }, { &a->gk, rows }, { &a->gv, rows } };
     a->T = T;
     a->d = d;
     a->Tp = (int)Tp;
     a->dp = (int)dp;
-    for (int i = 0; i < (vjp ? 13 : 6); i++) {
+    for (int i = 0; i < (vjp ? 12 : 6); i++) {
         *part[i].p = p ? p + used : NULL;
         used += part[i].n;
     }
     return used;
 }
 
-/* rows [count][dp] = channels c0..c0+d of image n, positions first.. of t; padding +0. */
-static void head_read(const di_tensor *t, int n, int c0, int d, int dp, int first, int count,
-                      di_real *rows)
+/* Channel c of image n at position `at`; *run: positions from there on in its row, at most
+   `count`. */
+static di_real *head_at(const di_tensor *t, int n, int c, int at, int count, int *run)
 {
-    for (int i = 0; i < count; i++) {
-        int at = first + i;
-        size_t pixel = ((size_t)(at / t->w + 1) * (t->w + 2) + at % t->w + 1) * 16;
-        for (int c = 0; c < dp; c++)
-            rows[(size_t)i * dp + c] =
-                c < d ? t->blk[n * t->cb + (c0 + c) / 16][pixel + (c0 + c) % 16] : 0;
-    }
+    int x = at % t->w;
+    *run = t->w - x < count ? t->w - x : count;
+    return t->blk[n * t->cb + c / 16] + ((size_t)(at / t->w + 1) * (t->w + 2) + x + 1) * 16
+        + c % 16;
 }
 
-static void head_write(di_tensor *t, int n, int c0, int d, int dp, int first, int count,
-                       const di_real *rows, int acc)
+/* rows [dp/16][panel] = channels c0..c0+d of image n, positions first.. of t; padding +0. */
+static void head_read(const di_tensor *t, int n, int c0, int d, int first, int count,
+                      di_real *rows, size_t panel)
 {
-    for (int i = 0; i < count; i++) {
-        int at = first + i;
-        size_t pixel = ((size_t)(at / t->w + 1) * (t->w + 2) + at % t->w + 1) * 16;
-        for (int c = 0; c < d; c++) {
-            di_real *p = t->blk[n * t->cb + (c0 + c) / 16] + pixel + (c0 + c) % 16;
-            *p = acc ? *p + rows[(size_t)i * dp + c] : rows[(size_t)i * dp + c];
+    int whole = (c0 | d) % 16 == 0;
+    if (!whole || panel > (size_t)count * 16)
+        memset(rows, 0, (size_t)(d + 15) / 16 * panel * sizeof(di_real));
+    for (int c = 0; c < d; c += whole ? 16 : 1)
+        for (int i = 0, run; i < count; i += run) {
+            const di_real *p = head_at(t, n, c0 + c, first + i, count - i, &run);
+            di_real *r = rows + c / 16 * panel + (size_t)i * 16 + c % 16;
+            if (whole)
+                memcpy(r, p, (size_t)run * 16 * sizeof(di_real));
+            else
+                for (int l = 0; l < run * 16; l += 16)
+                    r[l] = p[l];
         }
-    }
 }
 
-static void transpose_rows(const di_real *a, int T, int d, int dp, int Tp, di_real *at)
+static void head_write(di_tensor *t, int n, int c0, int d, int first, int count,
+                       const di_real *rows, size_t panel, int acc)
 {
-    for (int c = 0; c < d; c++)
-        for (int i = 0; i < Tp; i++)
-            at[(size_t)c * Tp + i] = i < T ? a[(size_t)i * dp + c] : 0;
+    int whole = (c0 | d) % 16 == 0;
+    for (int c = 0; c < d; c += whole ? 16 : 1)
+        for (int i = 0, run; i < count; i += run) {
+            di_real *p = head_at(t, n, c0 + c, first + i, count - i, &run);
+            const di_real *r = rows + c / 16 * panel + (size_t)i * 16 + c % 16;
+            if (whole && !acc)
+                memcpy(p, r, (size_t)run * 16 * sizeof(di_real));
+            else
+                for (int l = 0; l < run * 16; l += whole ? 1 : 16)
+                    p[l] = acc ? p[l] + r[l] : r[l];
+        }
 }
 
-/* q, k, v of head `hd` and P for rows [first, first+count). */
+/* at [C/16][R][16] = a [R/16][C][16] transposed. */
+static void transpose(const di_real *a, int R, int C, di_real *at)
+{
+    for (int j = 0; j < C; j += 16)
+        for (int r = 0; r < R; r++, at += 16)
+            for (int l = 0; l < 16; l++)
+                at[l] = a[((size_t)r / 16 * C + j + l) * 16 + r % 16];
+}
+
+/* q, k, v of head `hd`. */
 static void head_load(const di_tensor *qkv, int n, int hd, attn *a)
 {
-    int C = qkv->c / 3;
-    head_read(qkv, n, hd * a->d, a->d, a->dp, 0, a->T, a->q);
-    head_read(qkv, n, C + hd * a->d, a->d, a->dp, 0, a->T, a->k);
-    head_read(qkv, n, 2 * C + hd * a->d, a->d, a->dp, 0, a->T, a->v);
-    transpose_rows(a->k, a->T, a->d, a->dp, a->Tp, a->kt);
+    int C = qkv->c / 3, c0 = hd * a->d;
+    size_t panel = (size_t)a->Tp * 16;
+    head_read(qkv, n, c0, a->d, 0, a->T, a->q, panel);
+    head_read(qkv, n, C + c0, a->d, 0, a->T, a->k, panel);
+    head_read(qkv, n, 2 * C + c0, a->d, 0, a->T, a->v, panel);
+    transpose(a->k, a->dp, a->Tp, a->kt);
 }
 
-static void head_softmax(const di_kernels *k, attn *a, int first, int count)
+/* P and O for rows [first, first+count). */
+static void head_strip(const di_kernels *k, attn *a, int first, int count)
 {
-    k->matmul(a->s, a->Tp, a->q + (size_t)first * a->dp, a->dp, 1, a->kt, a->Tp, count, a->d,
-              a->Tp);
-    k->softmax(a->s, count, a->T, a->Tp, (di_real)(1 / sqrt((double)a->d)));
+    size_t panel = (size_t)a->Tp * 16, column = (size_t)a->dp * 16;
+    k->matmul(a->s, WIDE, a->q + (size_t)first * 16, panel, a->kt, column, count, a->dp, a->Tp);
+    k->softmax(a->s, WIDE, count, a->T, (di_real)(1 / sqrt((double)a->d)));
+    k->matmul(a->o, STRIP, a->s, WIDE, a->v, panel, count, a->Tp, a->dp);
 }
 
 /* gv = P^T go; dP = go V^T; dS = P (dP - sum(go o)); gq = dS K / sqrt d; gk = dS^T Q / sqrt d.
@@ -2395,36 +2447,37 @@ static void head_softmax(const di_kernels *k, attn *a, int first, int count)
 static void head_vjp(const di_kernels *k, const di_tensor *qkv, const di_tensor *go,
                      di_tensor *gqkv, int n, int hd, int acc, attn *a)
 {
-    int C = qkv->c / 3, T = a->T, d = a->d, dp = a->dp, Tp = a->Tp;
+    int C = qkv->c / 3, T = a->T, d = a->d, dp = a->dp, Tp = a->Tp, c0 = hd * d;
+    size_t panel = (size_t)Tp * 16, column = (size_t)dp * 16;
     di_real scale = (di_real)(1 / sqrt((double)d));
     head_load(qkv, n, hd, a);
-    transpose_rows(a->v, T, d, dp, Tp, a->vt);
-    memset(a->gk, 0, (size_t)T * dp * sizeof(di_real));
-    memset(a->gv, 0, (size_t)T * dp * sizeof(di_real));
+    transpose(a->v, dp, Tp, a->vt);
+    memset(a->gk, 0, (size_t)Tp * dp * sizeof(di_real));
+    memset(a->gv, 0, (size_t)Tp * dp * sizeof(di_real));
     for (int first = 0; first < T; first += QROWS) {
         int count = T - first < QROWS ? T - first : QROWS;
-        head_softmax(k, a, first, count);
-        k->matmul(a->o, dp, a->s, Tp, 1, a->v, dp, count, T, dp);
-        head_read(go, n, hd * d, d, dp, first, count, a->go);
-        k->matmul(a->part, dp, a->s, 1, Tp, a->go, dp, T, count, dp);
-        for (size_t i = 0; i < (size_t)T * dp; i++)
-            a->gv[i] += a->part[i];
-        k->matmul(a->ds, Tp, a->go, dp, 1, a->vt, Tp, count, d, Tp);
-        for (int i = 0; i < count; i++) {
-            di_real delta = 0, *ds = a->ds + (size_t)i * Tp, *s = a->s + (size_t)i * Tp;
-            for (int c = 0; c < d; c++)
-                delta += a->go[(size_t)i * dp + c] * a->o[(size_t)i * dp + c];
-            for (int j = 0; j < Tp; j++)
-                ds[j] = s[j] * (ds[j] - delta) * scale;
-        }
-        k->matmul(a->gq + (size_t)first * dp, dp, a->ds, Tp, 1, a->k, dp, count, T, dp);
-        k->matmul(a->part, dp, a->ds, 1, Tp, a->q + (size_t)first * dp, dp, T, count, dp);
-        for (size_t i = 0; i < (size_t)T * dp; i++)
-            a->gk[i] += a->part[i];
+        size_t at = (size_t)first * 16;
+        head_strip(k, a, first, count);
+        head_read(go, n, c0, d, first, count, a->go, STRIP);
+        k->matmul_t(a->gv, panel, a->s, WIDE, a->go, STRIP, Tp, count, dp);
+        k->matmul(a->ds, WIDE, a->go, STRIP, a->vt, column, count, dp, Tp);
+        di_real delta[QROWS] = { 0 };
+        for (int c = 0; c < d; c++)
+            for (int i = 0; i < count; i++) {
+                int e = c / 16 * STRIP + i * 16 + c % 16;
+                delta[i] += a->go[e] * a->o[e];
+            }
+        for (int j = 0; j < Tp / 16; j++)
+            for (int i = 0; i < count * 16; i++) {
+                size_t e = (size_t)j * WIDE + i;
+                a->ds[e] = a->s[e] * (a->ds[e] - delta[i / 16]) * scale;
+            }
+        k->matmul(a->gq + at, panel, a->ds, WIDE, a->k, panel, count, Tp, dp);
+        k->matmul_t(a->gk, panel, a->ds, WIDE, a->q + at, panel, Tp, count, dp);
     }
-    head_write(gqkv, n, hd * d, d, dp, 0, T, a->gq, acc);
-    head_write(gqkv, n, C + hd * d, d, dp, 0, T, a->gk, acc);
-    head_write(gqkv, n, 2 * C + hd * d, d, dp, 0, T, a->gv, acc);
+    head_write(gqkv, n, c0, d, 0, T, a->gq, panel, acc);
+    head_write(gqkv, n, C + c0, d, 0, T, a->gk, panel, acc);
+    head_write(gqkv, n, 2 * C + c0, d, 0, T, a->gv, panel, acc);
 }
 
 static void attention_vjp(di_tape *tp, di_rec *r)
@@ -2474,9 +2527,8 @@ di_tensor *di_attention(di_tape *tp, di_tensor *x, int heads)
             head_load(x, job / heads, job % heads, &a);
             for (int first = 0; first < T; first += QROWS) {
                 int count = T - first < QROWS ? T - first : QROWS;
-                head_softmax(tp->k, &a, first, count);
-                tp->k->matmul(a.o, a.dp, a.s, a.Tp, 1, a.v, a.dp, count, T, a.dp);
-                head_write(y, job / heads, job % heads * d, d, a.dp, first, count, a.o, 0);
+                head_strip(tp->k, &a, first, count);
+                head_write(y, job / heads, job % heads * d, d, first, count, a.o, STRIP, 0);
             }
         }
     }
