@@ -65,10 +65,10 @@ $(B)/%.o: %.c diffinv.h
 	$(CC) $(ALL) -fPIC -c -o $@ $<
 # Elementwise and straight-line code, and the fallback where better kernels are compiled in:
 # -O3 only makes them larger.
-$(B)/unet.o $(B)/diffinv.o $(if $(V3),$(B)/ops.o): $(B)/%.o: %.c diffinv.h
+$(B)/solvers.o $(B)/diffinv.o $(if $(V3),$(B)/ops.o): $(B)/%.o: %.c diffinv.h
 	@mkdir -p $(B)
 	$(CC) $(ALL) -O2 -fPIC -c -o $@ $<
-$(B)/solvers.o: solvers.c diffinv.h
+$(B)/unet.o: unet.c diffinv.h
 	@mkdir -p $(B)
 	$(CC) $(ALL) -Os -fPIC -c -o $@ $<
 $(B)/ops_v3.o: ops.c diffinv.h
