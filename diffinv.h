@@ -321,9 +321,9 @@ typedef struct di_buf {
 typedef struct di_tensor {
     int n, c, h, w, cb;
     di_real **blk;
-    double **sums;          /* of each block [32]: channels' sums and sums of squares, if known */
+    double **sums;          /* of each block [32]: sums and sums of squares, if known */
     di_buf *buf[2], *sum_buf[2];
-    di_buf *coef;           /* if not NULL the value is f(A blk + B), computed where it is read; */
+    di_buf *coef;           /* not NULL: the value is f(A blk + B), computed by its reader; */
     di_real *A, *B;         /*   A, B [n*cb*16], f = SiLU where silu is set */
     int silu, uses;         /* uses: how many operations have read it so */
     struct di_tensor *g;    /* gradient, or NULL */
@@ -335,7 +335,7 @@ typedef struct di_conv {
     int oc, ic, k;          /* k = 1 or 3 */
     int stride, end;        /* stride 2: end = 1 pads at the bottom and right only */
     int sums;               /* a norm follows: the output comes with its sums */
-    di_real *w, *bias;      /* the derivative and Winograd's form are made where they are used */
+    di_real *w, *bias;      /* derivative's and Winograd's forms are made where they are used */
 } di_conv;
 typedef struct di_norm {
     int c, groups;

@@ -339,15 +339,15 @@ typedef struct conv_args {
     const di_real *const *x;     /* [n*ib] planes */
     di_real *const *y;           /* [n*ob] planes */
     const di_real *weight, *bias;
-    di_real *flipped;            /* room for the weights transposed and flipped: they are used */
+    di_real *flipped;            /* room for the weights transposed and flipped: used instead */
     di_real *const *add;         /* [n*ob] planes added to the result, or NULL */
     di_real scale;               /* of everything, at the end */
     int acc;                     /* start from y's content instead of 0 */
     const di_real *A, *B;        /* [n*ib][16]: the input is f(A x + B); or NULL: x itself */
     int silu;
     double *sums;                /* [n*ob][h][32]: row_sums of y; or NULL */
-    di_real *const *nx;          /* [n*ob] planes, or NULL: y is the gradient of f(nA nx + nB), */
-    const di_real *nA, *nB;      /*   and sums are row_norm_vjp's */
+    di_real *const *nx;          /* [n*ob] planes, or NULL: y is the gradient of */
+    const di_real *nA, *nB;      /*   f(nA nx + nB), and sums are row_norm_vjp's */
     int nsilu;
     int rows;                    /* of a band */
     int threads, together;       /* together: threads share one image, not each a band */
@@ -529,8 +529,8 @@ INLINE void wino_out1(const vec *i, int di, vec *o, int dO)
 INLINE void wino_weight1(const vec *i, int di, vec *o, int dO)
 {
     vec a = i[0], b = i[di], c = i[2 * di];
-    const di_real quarter = (di_real)0.25, sixth = (di_real)(-1.0 / 6), k24 = (di_real)(1.0 / 24);
-    const di_real k12 = (di_real)(1.0 / 12), k4 = 4;
+    const di_real quarter = (di_real)0.25, sixth = (di_real)(-1.0 / 6), k4 = 4;
+    const di_real k12 = (di_real)(1.0 / 12), k24 = (di_real)(1.0 / 24);
     vec p = (a + c) * sixth, q = b * sixth, r = (a + c * k4) * k24, s = b * k12;
     o[0] = a * quarter;
     o[dO] = p + q;
@@ -680,7 +680,8 @@ static void wino_output(const conv_args *a, const wino_plan *p, const di_real *M
 }
 
 /* Rows of tiles [first, first+count) of the whole batch. */
-static void wino_chunk(const conv_args *a, const wino_plan *p, int first, int count, int threads)
+static void wino_chunk(const conv_args *a, const wino_plan *p, int first, int count,
+                       int threads)
 {
     int image0 = first / p->down, images = (first + count - 1) / p->down + 1 - image0;
     size_t each = a->each;
@@ -1726,7 +1727,7 @@ static di_rec *record(di_tape *tp, void (*vjp)(di_tape *, di_rec *), di_tensor *
     if (!tp->keep || !y || !x->need || tp->failed)
         return NULL;
     if (tp->recs == CHUNK * CHUNKS) {
-        tape_fail(tp, DI_EMEMORY, "too many layers and images for one tape: use a smaller batch");
+        tape_fail(tp, DI_EMEMORY, "too many layers and images for one tape: use fewer images");
         return NULL;
     }
     di_rec **chunk = &tp->rec[tp->recs / CHUNK];

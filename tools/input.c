@@ -75,7 +75,8 @@ int input_memory(cmd *c, const weights *w, size_t (*need)(void *user), void *use
     if (!given)
         return 0;
     if (read_bytes(given, &room))
-        return di_fail(c->ctx, DI_EUSAGE, "--mem %s: give bytes, or such as 800M or 1.5G", given);
+        return di_fail(c->ctx, DI_EUSAGE, "--mem %s: give bytes, or such as 800M or 1.5G",
+                       given);
     double fixed = w->net ? (double)di_net_weight_bytes(w->net) : 0;
     for (int plan = 0; plan < (w->net ? DI_KEEP_PLANS : 1); plan++) {
         if (w->net)
@@ -92,8 +93,8 @@ int input_memory(cmd *c, const weights *w, size_t (*need)(void *user), void *use
         if (!plan || bytes < least)
             least = bytes;
     }
-    return di_fail(c->ctx, DI_EMEMORY, "--mem %s: this run needs %.1f MiB (weights %.1f); use a "
-                   "smaller --size or -n, or fewer --threads", given, least / 1048576,
+    return di_fail(c->ctx, DI_EMEMORY, "--mem %s: this run needs %.1f MiB (weights %.1f); use "
+                   "a smaller --size or -n, or fewer --threads", given, least / 1048576,
                    fixed / 1048576);
 }
 
