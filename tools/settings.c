@@ -316,7 +316,8 @@ static int recorded(const option *o, int place)
     static const char *const never[] = {"quiet", "verbose", "help", "version", "defaults",
                                         "resume", NULL};
     static const char *const outside[] = {"threads", "isa", "mem", "truth", "output", "gx",
-                                          "sheet", "under", "trace", "simple", "save-every", NULL};
+                                          "sheet", "under", "trace", "simple", "save-every",
+                                          NULL};
     static const char *const free_to_change[] = {"threads", "isa", "output", "sheet", "under",
                                                  "save-every", NULL};
     return !among(o->key, never) && !(place == IN_PICTURE && among(o->key, outside)) &&
