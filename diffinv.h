@@ -87,8 +87,13 @@ double di_net_macs(const di_net *net, int h, int w);        /* multiply-adds of 
 size_t di_net_bytes(di_net *net, size_t n, int h, int w, int vjp);
 size_t di_net_weight_bytes(const di_net *net);
 /* What a derivative keeps of its pass, from the fastest to the smallest; the same bits. */
-enum { DI_KEEP_ALL, DI_KEEP_BLOCKS /* blocks run again */, DI_KEEP_STEPS /* whole passes, where
-       several are chained */, DI_KEEP_LEAST /* both */, DI_KEEP_PLANS };
+enum {
+    DI_KEEP_ALL,
+    DI_KEEP_BLOCKS = 1,    /* blocks run again */
+    DI_KEEP_STEPS = 2,     /* whole passes run again, where several are chained */
+    DI_KEEP_LEAST = 3,     /* both */
+    DI_KEEP_PLANS
+};
 void di_net_keep(di_net *net, int plan);
 
 /* y (N,Cout,h,w) = net(x (N,Cin,h,w), t (N), label (N) or NULL). t may be fractional. With

@@ -499,10 +499,10 @@ static void conv(const conv_args *a)
 
 enum { WINO_TILES = 128 }; /* wanted in a chunk: with L1_BLOCKS input blocks U and M fit L2 */
 
-/* o = B^T i over vectors at distance `di`, `dO`. */
-INLINE void wino_in1(const vec *i, int di, vec *o, int dO)
+/* o = B^T i, o's elements dO apart. */
+INLINE void wino_in1(const vec *i, vec *o, int dO)
 {
-    vec a = i[0], b = i[di], c = i[2 * di], d = i[3 * di], e = i[4 * di], f = i[5 * di];
+    vec a = i[0], b = i[1], c = i[2], d = i[3], e = i[4], f = i[5];
     const di_real k4 = 4, k5 = 5, k2 = 2;
     vec p = e - c * k4, q = d - b * k4, r = e - c, s = (d - b) * k2;
     o[0] = (a * k4 - c * k5) + e;
@@ -514,9 +514,9 @@ INLINE void wino_in1(const vec *i, int di, vec *o, int dO)
 }
 
 /* o = A^T i */
-INLINE void wino_out1(const vec *i, int di, vec *o, int dO)
+INLINE void wino_out1(const vec *i, vec *o, int dO)
 {
-    vec a = i[0], b = i[di], c = i[2 * di], d = i[3 * di], e = i[4 * di], f = i[5 * di];
+    vec a = i[0], b = i[1], c = i[2], d = i[3], e = i[4], f = i[5];
     const di_real k2 = 2, k4 = 4, k8 = 8;
     vec p = b + c, q = b - c, r = d + e, s = d - e;
     o[0] = (a + p) + r;
@@ -526,9 +526,9 @@ INLINE void wino_out1(const vec *i, int di, vec *o, int dO)
 }
 
 /* o = G i, G = (1/4 0 0; -1/6 (1 1 1); -1/6 (1 -1 1); 1/24 (1 2 4); 1/24 (1 -2 4); 0 0 1) */
-INLINE void wino_weight1(const vec *i, int di, vec *o, int dO)
+INLINE void wino_weight1(const vec *i, vec *o, int dO)
 {
-    vec a = i[0], b = i[di], c = i[2 * di];
+    vec a = i[0], b = i[1], c = i[2];
     const di_real quarter = (di_real)0.25, sixth = (di_real)(-1.0 / 6), k4 = 4;
     const di_real k12 = (di_real)(1.0 / 12), k24 = (di_real)(1.0 / 24);
     vec p = (a + c) * sixth, q = b * sixth, r = (a + c * k4) * k24, s = b * k12;
@@ -578,11 +578,11 @@ static void wino_input(const conv_args *a, const wino_plan *p, int b, int ib, in
                 UNROLL
                 for (int i = 0; i < 6; i++)
                     d[i] = load(from + i * pitch + j * 16 + l);
-                wino_in1(d, 1, half + j, 6);
+                wino_in1(d, half + j, 6);
             }
             for (int i = 0; i < 6; i++) {
                 vec d[6];
-                wino_in1(half + i * 6, 1, d, 1);
+                wino_in1(half + i * 6, d, 1);
                 UNROLL
                 for (int j = 0; j < 6; j++)
                     store(v + (i * 6 + j) * p->vs + l, d[j]);
@@ -609,11 +609,11 @@ static void wino_weights(const conv_args *a, const wino_plan *p, int ob, int ib,
                 UNROLL
                 for (int i = 0; i < 3; i++)
                     g[i] = load(w + (i * 3 + j) * 256 + k);
-                wino_weight1(g, 1, half + j, 3);
+                wino_weight1(g, half + j, 3);
             }
             for (int i = 0; i < 6; i++) {
                 vec u[6];
-                wino_weight1(half + i * 3, 1, u, 1);
+                wino_weight1(half + i * 3, u, 1);
                 UNROLL
                 for (int j = 0; j < 6; j++)
                     store(U + (i * 6 + j) * p->us + k, u[j]);
@@ -654,11 +654,11 @@ static void wino_output(const conv_args *a, const wino_plan *p, const di_real *M
                 UNROLL
                 for (int i = 0; i < 6; i++)
                     m[i] = load(M + (i * 6 + j) * p->ms + l);
-                wino_out1(m, 1, half + j, 6);
+                wino_out1(m, half + j, 6);
             }
             for (int i = 0; i < 4; i++) {
                 vec y[4];
-                wino_out1(half + i * 6, 1, y, 1);
+                wino_out1(half + i * 6, y, 1);
                 UNROLL
                 for (int j = 0; j < 4; j++) {
                     ptrdiff_t q = at + i * pitch + j * 16 + l;

@@ -881,7 +881,7 @@ static di_tensor *run_stage(void *user, const void *part, di_tensor *x, di_tenso
 
 static di_tensor *block(di_net *net, const stage *s, di_tensor *x, di_tensor *emb)
 {
-    if (net->keep == DI_KEEP_BLOCKS || net->keep == DI_KEEP_LEAST)
+    if (net->keep & DI_KEEP_BLOCKS)
         return di_again(&net->now->tape, run_stage, net, s, x, emb);
     return run_stage(net, s, x, emb);
 }
@@ -1203,11 +1203,6 @@ typedef struct net_prior {
     di_net *net;
 } net_prior;
 
-static int steps_again(const di_net *net)
-{
-    return net->keep == DI_KEEP_STEPS || net->keep == DI_KEEP_LEAST;
-}
-
 /* Keeps the input of pass `keep`, all that running it again needs. */
 static di_status keep_input(di_net *net, pass *p, size_t n, int h, int w, const double *t,
                             const int *label, const di_real *x)
@@ -1235,7 +1230,7 @@ static di_status net_eval(di_prior *p, size_t n, const double *t, const di_real 
                           di_real *eps, di_real *v, int keep)
 {
     di_net *net = ((net_prior *)p)->net;
-    int again = keep && steps_again(net);
+    int again = keep && net->keep & DI_KEEP_STEPS;
     if (keep < 0 || keep > DI_MAX_KEEP)
         return di_fail(net->ctx, DI_EUSAGE, "%d passes kept: at most %d", keep, DI_MAX_KEEP);
     if (p->variance != DI_VAR_LEARNED_RANGE)
@@ -1250,7 +1245,7 @@ static di_status net_vjp(di_prior *p, int keep, const di_real *geps, di_real *gx
 {
     di_net *net = ((net_prior *)p)->net;
     pass *q = keep < 1 || keep > DI_MAX_KEEP ? NULL : &net->pass[keep];
-    if (q && steps_again(net) && q->n) {
+    if (q && net->keep & DI_KEEP_STEPS && q->n) {
         const double *t = q->input;
         size_t n = q->n;
         q->n = 0;
@@ -1270,7 +1265,7 @@ static size_t net_prior_bytes(di_prior *p, size_t n, int keep)
 {
     di_net *net = ((net_prior *)p)->net;
     size_t d = n * (size_t)p->c * p->h * p->w, one = plan(net, n, p->h, p->w, keep > 0);
-    if (keep && steps_again(net))
+    if (keep && net->keep & DI_KEEP_STEPS)
         return one + keep * (d * sizeof(di_real) + n * sizeof(double));
     return one * (size_t)(keep > 1 ? keep : 1);
 }
