@@ -757,13 +757,11 @@ def test_kinds_of_network():
 def test_qkv_orders_of_four_rows():
     """C = 4, 2 heads: row r of the bias holds 10 r; the orders are written out."""
     tensor = convert.Tensor(None, "f32", 0, (12,), (1,))
-    config = convert.config_file(write("config", CONFIG))
     orders = {"legacy": [0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11],
               "new": list(range(12)),
               "edm": [0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11]}
     for order, want in orders.items():
-        config.values["qkv.order"] = order
-        view = convert.new_order(tensor, config, "enc.0.att.qkv.b")
+        view = convert.new_order(tensor, 2, order)
         got = [sum(i * s for i, s in zip(index, view.stride))
                for index in itertools.product(*map(range, view.size))]
         equal(got, want, order)
@@ -990,10 +988,11 @@ def test_mismatches():
     model.add("out.0.bias", "0", (9,))
     refused(model.zip(), "does not fit config 'config': 1 missing: out.2.bias; 1 surplus: a; "
             "1 of wrong shape: out.0.bias (9, not 8)", config=CONFIG)
-    for name, family in (("conv_in.weight", "diffusers"), ("map_layer0.weight", "EDM")):
+    for name, text in (("conv_in.weight", "a network of diffusers, whose order is new"),
+                       ("map_layer0.weight", "a network of EDM, whose order is edm")):
         model = Model()
         model.simple(name, "f32", (1,), [0])
-        refused(model.zip(), family, config=CONFIG)
+        refused(model.zip(), text, config=CONFIG)
     for changes, text in ((dict(net__base="16"), "time_embed.0.weight (32x8, not 64x16)"),
                           (dict(net__blocks="2"), "input_blocks.4.0"),
                           (dict(net__cond="add"), "emb_layers.1.weight (16x32, not 8x32)"),
