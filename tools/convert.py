@@ -1057,10 +1057,9 @@ PREDICTED = {"vp": ("eps",), "ve": ("edm_F",), "edm": ("edm_F",), "iddpm": ("eps
 CHOICES = {"net.attn.heads", "net.attn.heads_dec", "net.attn.head_channels", "qkv.order",
            "net.label", "net.center", "net.mid_scale"} \
     | set().union(*SCHEDULES.values())                  # keys that may be absent
-
 UNSAID = {"net.center": 0, "net.mid_scale": 1}          # left out of the metadata
 
-# What guided-diffusion networks share.
+# Keys that are left out: what most guided-diffusion networks share.
 COMMON = """
     format.kind=unet2d        net.in=3                net.classes=0
     net.attn.mid=1            net.attn.mid_norm=1     net.norm.groups=32
@@ -1456,9 +1455,12 @@ class DiffusersConfig:
 
 
 def ratio(width, base):
-    """width / base as text; a little more where rounding down would give width - 1."""
-    text = "%.15g" % (width / base)
-    return text if int(float(text) * base) == width else "%.15g" % ((width + 0.25) / base)
+    """width / base as text, rounded up: who multiplies it by base rounds down."""
+    digits = decimal.Context(prec=15, rounding=decimal.ROUND_CEILING)
+    value = digits.divide(decimal.Decimal(width), decimal.Decimal(base))
+    if int(float(value) * base) < width:
+        value = digits.next_plus(value)
+    return str(value)
 
 
 # ---- 10. The network -------------------------------------------------------------------------
