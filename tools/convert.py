@@ -1545,7 +1545,6 @@ def graph(config):
 
 # ---- 11. What checkpoints call its tensors ---------------------------------------------------
 
-
 class Family:
     """How a project's networks name their tensors. A subclass has the tables `heads` and `parts`
     from our names to theirs (several tensors may make one of ours, row below row), `bare` for
@@ -1564,6 +1563,7 @@ class Family:
         return (level if side == "enc" else self.levels - 1 - level), i
 
     def origins(self, name):
+        """The checkpoint's names of our tensor `name`, or of its parts from the top."""
         path, leaf = name.rsplit(".", 1)
         if path in self.heads:
             theirs = [self.heads[path]]
