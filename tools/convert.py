@@ -1226,6 +1226,7 @@ DDPM = LINEAR + """
 DDPM_32 = DDPM + """
     net.image_size=32         net.mult=1,2,2,2        net.resample=conv,conv,conv
     net.attn.enc=none,all,none,none                   net.attn.dec=none,all,none,none
+    pred.var=fixed_large
 """
 DDPM_256 = DDPM + """
     net.image_size=256        net.mult=1,1,2,2,4,4    net.resample=conv,conv,conv,conv,conv
