@@ -407,6 +407,27 @@ di_tensor *di_attention(di_tape *tp, di_tensor *qkv, int heads);  /* (N,3C,H,W) 
 void di_add_channels(di_tape *tp, di_tensor *x, const di_tensor *emb); /* x += emb (1,C,1,N) */
 di_tensor *di_silu(di_tape *tp, di_tensor *x);                    /* constants only */
 
+/* ---- The Fourier transform ---------------------------------------------------------------
+   X_k = sum_j x_j exp(sign 2 pi i j k / n), sign -1 or +1, any n; real and imaginary parts lie
+   apart. No transform scales but by `scale`. work: di_fft_work of the longest, elements. */
+
+typedef struct di_fft di_fft;
+di_fft *di_fft_new(di_ctx *ctx, int n); /* NULL after a failure */
+void di_fft_free(di_fft *f);
+size_t di_fft_work(const di_fft *f);
+/* `count` signals in place; value k of signal l is re[k step + l next], im[the same]. */
+void di_fft_run(const di_fft *f, int sign, size_t count, di_real scale, di_real *re,
+                di_real *im, size_t step, size_t next, di_real *work);
+/* (h,w,lanes) in place, `lanes` images side by side, h and w those of fh and fw. */
+void di_fft2(const di_fft *fh, const di_fft *fw, int sign, size_t lanes, di_real scale,
+             di_real *re, di_real *im, di_real *work);
+/* Real x (h,w,lanes) to half of its spectrum, re and im (h,w/2+1,lanes), sign -1; and back,
+   sign +1, which overwrites re and im and reads no imaginary part that must be 0. */
+void di_fft2_real(const di_fft *fh, const di_fft *fw, size_t lanes, const di_real *x,
+                  di_real *re, di_real *im, di_real *work);
+void di_fft2_real_back(const di_fft *fh, const di_fft *fw, size_t lanes, di_real scale,
+                       di_real *re, di_real *im, di_real *x, di_real *work);
+
 di_status di_conv_init(di_ctx *ctx, di_conv *w, const di_real *weight, const di_real *bias);
 size_t di_conv_bytes(int oc, int ic, int k);
 

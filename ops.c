@@ -956,6 +956,140 @@ static void pool(di_real *const *y, di_real *const *x, di_real a, int blocks, in
         }
 }
 
+/* One pass of Stockham's FFT, decimation in frequency, on runs of independent signals: with
+   n = radix m values left, w = exp(-2 pi i / n) and `run` numbers beside each other,
+     y[radix p + k][q] = w^(p k) sum_j x[p + m j][q] exp(-2 pi i j k / radix),  p < m.
+   Real and imaginary parts lie apart. twiddle: re, im of w^(p k), k = 1..radix-1, for each p. */
+typedef struct fft_pass {
+    int radix, m;
+    const di_real *twiddle, *root;  /* root: re, im of exp(-2 pi i k / radix), any radix */
+} fft_pass;
+
+#define FFT_VALUE(j) const di_real r##j = xr[(j) * jump + q], i##j = xi[(j) * jump + q]
+#define FFT_STORE(k, a, b) \
+    do { \
+        di_real u_ = (a), v_ = (b); \
+        yr[(k) * run + q] = u_ * w[2 * (k) - 2] - v_ * w[2 * (k) - 1]; \
+        yi[(k) * run + q] = u_ * w[2 * (k) - 1] + v_ * w[2 * (k) - 2]; \
+    } while (0)
+
+INLINE void fft_row2(const di_real *restrict xr, const di_real *restrict xi, size_t jump,
+                     di_real *restrict yr, di_real *restrict yi, size_t run, const di_real *w)
+{
+    for (size_t q = 0; q < run; q++) {
+        FFT_VALUE(0);
+        FFT_VALUE(1);
+        yr[q] = r0 + r1;
+        yi[q] = i0 + i1;
+        FFT_STORE(1, r0 - r1, i0 - i1);
+    }
+}
+
+INLINE void fft_row3(const di_real *restrict xr, const di_real *restrict xi, size_t jump,
+                     di_real *restrict yr, di_real *restrict yi, size_t run, const di_real *w)
+{
+    const di_real sin3 = (di_real)0.86602540378443864676;
+    for (size_t q = 0; q < run; q++) {
+        FFT_VALUE(0);
+        FFT_VALUE(1);
+        FFT_VALUE(2);
+        di_real sr = r1 + r2, si = i1 + i2, dr = sin3 * (r1 - r2), di = sin3 * (i1 - i2);
+        di_real ar = r0 - (di_real)0.5 * sr, ai = i0 - (di_real)0.5 * si;
+        yr[q] = r0 + sr;
+        yi[q] = i0 + si;
+        FFT_STORE(1, ar + di, ai - dr);
+        FFT_STORE(2, ar - di, ai + dr);
+    }
+}
+
+INLINE void fft_row4(const di_real *restrict xr, const di_real *restrict xi, size_t jump,
+                     di_real *restrict yr, di_real *restrict yi, size_t run, const di_real *w)
+{
+    for (size_t q = 0; q < run; q++) {
+        FFT_VALUE(0);
+        FFT_VALUE(1);
+        FFT_VALUE(2);
+        FFT_VALUE(3);
+        di_real ar = r0 + r2, ai = i0 + i2, br = r0 - r2, bi = i0 - i2;
+        di_real cr = r1 + r3, ci = i1 + i3, dr = r1 - r3, di = i1 - i3;
+        yr[q] = ar + cr;
+        yi[q] = ai + ci;
+        FFT_STORE(1, br + di, bi - dr);
+        FFT_STORE(2, ar - cr, ai - ci);
+        FFT_STORE(3, br - di, bi + dr);
+    }
+}
+
+INLINE void fft_row5(const di_real *restrict xr, const di_real *restrict xi, size_t jump,
+                     di_real *restrict yr, di_real *restrict yi, size_t run, const di_real *w)
+{
+    const di_real c1 = (di_real)0.30901699437494742410, c2 = (di_real)-0.80901699437494742410;
+    const di_real s1 = (di_real)0.95105651629515357212, s2 = (di_real)0.58778525229247312917;
+    for (size_t q = 0; q < run; q++) {
+        FFT_VALUE(0);
+        FFT_VALUE(1);
+        FFT_VALUE(2);
+        FFT_VALUE(3);
+        FFT_VALUE(4);
+        di_real ar = r1 + r4, ai = i1 + i4, br = r2 + r3, bi = i2 + i3;
+        di_real cr = r1 - r4, ci = i1 - i4, dr = r2 - r3, di = i2 - i3;
+        di_real er = r0 + c1 * ar + c2 * br, ei = i0 + c1 * ai + c2 * bi;
+        di_real fr = r0 + c2 * ar + c1 * br, fi = i0 + c2 * ai + c1 * bi;
+        di_real gr = s1 * cr + s2 * dr, gi = s1 * ci + s2 * di;
+        di_real hr = s2 * cr - s1 * dr, hi = s2 * ci - s1 * di;
+        yr[q] = r0 + ar + br;
+        yi[q] = i0 + ai + bi;
+        FFT_STORE(1, er + gi, ei - gr);
+        FFT_STORE(2, fr + hi, fi - hr);
+        FFT_STORE(3, fr - hi, fi + hr);
+        FFT_STORE(4, er - gi, ei + gr);
+    }
+}
+
+/* Any other radix: the sum as it stands. */
+static void fft_row(const di_real *xr, const di_real *xi, size_t jump, di_real *yr,
+                    di_real *yi, size_t run, const di_real *w, const di_real *root, int radix)
+{
+    for (int k = 0; k < radix; k++)
+        for (size_t q = 0; q < run; q++) {
+            di_real sr = 0, si = 0;
+            for (int j = 0, a = 0; j < radix; j++, a = (a + k) % radix) {
+                FFT_VALUE(j);
+                sr += root[2 * a] * rj - root[2 * a + 1] * ij;
+                si += root[2 * a] * ij + root[2 * a + 1] * rj;
+            }
+            di_real u = k ? w[2 * k - 2] : 1, v = k ? w[2 * k - 1] : 0;
+            yr[k * run + q] = u * sr - v * si;
+            yi[k * run + q] = u * si + v * sr;
+        }
+}
+
+static void fft_run(const fft_pass *a, const di_real *xr, const di_real *xi, di_real *yr,
+                    di_real *yi, size_t run)
+{
+    size_t jump = (size_t)a->m * run;
+    const di_real *w = a->twiddle;
+    for (int p = 0; p < a->m; p++, w += 2 * (a->radix - 1)) {
+        size_t x = (size_t)p * run, y = (size_t)p * a->radix * run;
+        switch (a->radix) {
+        case 2:
+            fft_row2(xr + x, xi + x, jump, yr + y, yi + y, run, w);
+            break;
+        case 3:
+            fft_row3(xr + x, xi + x, jump, yr + y, yi + y, run, w);
+            break;
+        case 4:
+            fft_row4(xr + x, xi + x, jump, yr + y, yi + y, run, w);
+            break;
+        case 5:
+            fft_row5(xr + x, xi + x, jump, yr + y, yi + y, run, w);
+            break;
+        default:
+            fft_row(xr + x, xi + x, jump, yr + y, yi + y, run, w, a->root, a->radix);
+        }
+    }
+}
+
 /* The arithmetic this code relies on: no contraction, no flushing of small numbers. */
 static int self_check(void)
 {
@@ -991,6 +1125,8 @@ struct di_kernels {
     void (*axpy)(di_real *const *, di_real *const *, di_real, int, size_t, int, int);
     void (*upsample)(di_real *const *, di_real *const *, di_real, int, int, int, int, int);
     void (*pool)(di_real *const *, di_real *const *, di_real, int, int, int, int, int);
+    void (*fft)(const fft_pass *, const di_real *, const di_real *, di_real *, di_real *,
+                size_t);
 };
 
 #ifndef DI_ISA
@@ -1007,7 +1143,7 @@ struct di_kernels {
 extern const di_kernels JOIN(di_kernels_, DI_ISA);
 const di_kernels JOIN(di_kernels_, DI_ISA) = {
     TEXT(DI_ISA), self_check, conv, wino, matmul, matmul_t, softmax, norm_sums,
-    norm_apply, norm_vjp_sums, norm_vjp_apply, axpy, upsample, pool
+    norm_apply, norm_vjp_sums, norm_vjp_apply, axpy, upsample, pool, fft_run
 };
 
 #ifndef DI_KERNELS_ONLY
@@ -2543,6 +2679,279 @@ di_tensor *di_attention(di_tape *tp, di_tensor *x, int heads)
         keep(x);
     }
     return y;
+}
+
+/* ==== 12. The Fourier transform ==============================================================
+   Stockham's autosorting FFT of any length, radices 4, 2, 3, 5 and then every prime as it is.
+   Signals go through it 16 at a time, side by side: a vector's lanes are different signals, and
+   two copies of the 16 stay in cache. No scaling but where it is asked for. */
+
+enum { FFT_LANES = 16, FFT_PASSES = 32 };
+struct di_fft {
+    di_ctx *ctx;
+    int n, passes;
+    fft_pass pass[FFT_PASSES];
+    di_real *table;
+};
+
+/* Splits n into radices; returns the numbers that the tables take. */
+static size_t fft_factor(di_fft *f)
+{
+    size_t size = 0;
+    int left = f->n, radix = 4;
+    while (left > 1) {
+        while (left % radix)
+            radix = radix == 4 ? 2 : radix == 2 ? 3 : radix + 2 > left / radix ? left
+                                                                             : radix + 2;
+        fft_pass *a = &f->pass[f->passes++];
+        left /= radix;
+        a->radix = radix;
+        a->m = left;
+        size += 2 * (size_t)left * (radix - 1) + 2 * (size_t)radix;
+    }
+    return size;
+}
+
+/* re, im of exp(-2 pi i k / n), of the same octant's cosine and sine, so that they are exact
+   where the value is. */
+static void fft_root(di_real *to, long k, long n)
+{
+    double t = 6.28318530717958647693 * (double)(k % n) / (double)n;
+    long eighth = 8 * (k % n) / n;
+    double c = di_cos(t), s = di_sin(t);
+    if (4 * (k % n) % n == 0) { /* a quarter turn */
+        c = eighth == 0 ? 1 : eighth == 4 ? -1 : 0;
+        s = eighth == 2 ? 1 : eighth == 6 ? -1 : 0;
+    }
+    to[0] = (di_real)c;
+    to[1] = (di_real)-s;
+}
+
+di_fft *di_fft_new(di_ctx *ctx, int n)
+{
+    if (n < 1 || n > 1 << 20) {
+        di_fail(ctx, DI_EUSAGE, "a Fourier transform of length %d: 1 to %d", n, 1 << 20);
+        return NULL;
+    }
+    di_fft *f = di_new(ctx, 1, sizeof *f);
+    if (!f)
+        return NULL;
+    f->ctx = ctx;
+    f->n = n;
+    di_real *t = f->table = di_new(ctx, fft_factor(f) + 1, sizeof *f->table);
+    for (int i = 0; t && i < f->passes; i++) {
+        fft_pass *a = &f->pass[i];
+        a->twiddle = t;
+        for (int p = 0; p < a->m; p++)
+            for (int k = 1; k < a->radix; k++, t += 2)
+                fft_root(t, (long)p * k, (long)a->m * a->radix);
+        a->root = t;
+        for (int k = 0; k < a->radix; k++, t += 2)
+            fft_root(t, k, a->radix);
+    }
+    if (!t) {
+        di_free(ctx, f);
+        return NULL;
+    }
+    return f;
+}
+
+void di_fft_free(di_fft *f)
+{
+    if (!f)
+        return;
+    di_free(f->ctx, f->table);
+    di_free(f->ctx, f);
+}
+
+size_t di_fft_work(const di_fft *f) { return (size_t)4 * FFT_LANES * f->n; }
+
+/* The two pairs of buffers of `lanes` signals in the working memory; a: the one to fill. */
+typedef struct fft_block {
+    di_real *re, *im, *re2, *im2;
+    size_t lanes;
+} fft_block;
+
+static fft_block fft_open(const di_fft *f, size_t lanes, di_real *work)
+{
+    size_t size = lanes * f->n;
+    fft_block b = { work, work + size, work + 2 * size, work + 3 * size, lanes };
+    return b;
+}
+
+/* Transforms re, im; with sign > 0 they are swapped, which turns the exponent's sign. */
+static void fft_block_run(const di_fft *f, int sign, fft_block *b)
+{
+    size_t run = b->lanes;
+    for (int i = 0; i < f->passes; i++) {
+        if (sign < 0)
+            f->ctx->k->fft(&f->pass[i], b->re, b->im, b->re2, b->im2, run);
+        else
+            f->ctx->k->fft(&f->pass[i], b->im, b->re, b->im2, b->re2, run);
+        di_real *re = b->re, *im = b->im;
+        b->re = b->re2;
+        b->im = b->im2;
+        b->re2 = re;
+        b->im2 = im;
+        run *= f->pass[i].radix;
+    }
+}
+
+/* Value k of signal l is x[k step + l next]; NULL: zeros. */
+static void fft_load(di_real *to, size_t lanes, size_t n, const di_real *x, size_t step,
+                     size_t next)
+{
+    if (!x)
+        memset(to, 0, n * lanes * sizeof *to);
+    else if (next == 1)
+        for (size_t k = 0; k < n; k++)
+            memcpy(to + k * lanes, x + k * step, lanes * sizeof *to);
+    else
+        for (size_t l = 0; l < lanes; l++)
+            for (size_t k = 0; k < n; k++)
+                to[k * lanes + l] = x[k * step + l * next];
+}
+
+static void fft_store(di_real *x, size_t step, size_t next, const di_real *from, size_t lanes,
+                      size_t n, di_real scale)
+{
+    if (next == 1)
+        for (size_t k = 0; k < n; k++)
+            for (size_t l = 0; l < lanes; l++)
+                x[k * step + l] = scale * from[k * lanes + l];
+    else
+        for (size_t l = 0; l < lanes; l++)
+            for (size_t k = 0; k < n; k++)
+                x[k * step + l * next] = scale * from[k * lanes + l];
+}
+
+static size_t fft_lanes(size_t left) { return left < FFT_LANES ? left : FFT_LANES; }
+
+void di_fft_run(const di_fft *f, int sign, size_t count, di_real scale, di_real *re,
+                di_real *im, size_t step, size_t next, di_real *work)
+{
+    for (size_t l = 0; l < count; l += FFT_LANES) {
+        fft_block b = fft_open(f, fft_lanes(count - l), work);
+        fft_load(b.re, b.lanes, (size_t)f->n, re + l * next, step, next);
+        fft_load(b.im, b.lanes, (size_t)f->n, im + l * next, step, next);
+        fft_block_run(f, sign, &b);
+        fft_store(re + l * next, step, next, b.re, b.lanes, (size_t)f->n, scale);
+        fft_store(im + l * next, step, next, b.im, b.lanes, (size_t)f->n, scale);
+    }
+}
+
+void di_fft2(const di_fft *fh, const di_fft *fw, int sign, size_t lanes, di_real scale,
+             di_real *re, di_real *im, di_real *work)
+{
+    size_t h = (size_t)fh->n, w = (size_t)fw->n, row = w * lanes;
+    if (lanes == 1)
+        di_fft_run(fw, sign, h, 1, re, im, 1, w, work);
+    for (size_t r = 0; lanes > 1 && r < h; r++)
+        di_fft_run(fw, sign, lanes, 1, re + r * row, im + r * row, lanes, 1, work);
+    di_fft_run(fh, sign, row, scale, re, im, row, 1, work);
+}
+
+/* Two real signals a, b are one complex a + i b; of its transform Z, with k' = -k mod n,
+     A_k = (Z_k + conj Z_k') / 2,  B_k = (Z_k - conj Z_k') / 2i. */
+static void fft_split(fft_block *b, size_t n)
+{
+    size_t lanes = b->lanes;
+    for (size_t k = 0; k <= n / 2; k++) {
+        size_t u = k * lanes, v = (k ? n - k : 0) * lanes;
+        for (size_t l = 0; l < lanes; l++) {
+            di_real pr = b->re[u + l], pi = b->im[u + l], qr = b->re[v + l], qi = b->im[v + l];
+            b->re2[u + l] = (di_real)0.5 * (pr + qr);   /* A in the first half */
+            b->im2[u + l] = (di_real)0.5 * (pi - qi);
+            b->re[u + l] = (di_real)0.5 * (pi + qi);    /* B */
+            b->im[u + l] = (di_real)0.5 * (qr - pr);
+        }
+    }
+}
+
+/* The inverse: re, im = A + i B from the halves A (re, im) and B (re2, im2), whose values at 0
+   and n/2 are real: their imaginary parts are not read. */
+static void fft_join(fft_block *b, size_t n)
+{
+    size_t lanes = b->lanes;
+    for (size_t k = 0; k <= n / 2; k++) {
+        size_t u = k * lanes, v = (k ? n - k : 0) * lanes;
+        int real = k == 0 || 2 * k == n;
+        for (size_t l = 0; l < lanes; l++) {
+            di_real ar = b->re[u + l], ai = real ? 0 : b->im[u + l];
+            di_real br = b->re2[u + l], bi = real ? 0 : b->im2[u + l];
+            b->re[v + l] = ar + bi;
+            b->im[v + l] = br - ai;
+            b->re[u + l] = ar - bi;
+            b->im[u + l] = br + ai;
+        }
+    }
+}
+
+typedef struct fft_real {
+    const di_fft *f;        /* of a row */
+    int sign;
+    size_t lanes;
+    di_real *x, *re, *im, *work;
+} fft_real;
+
+/* `take` pairs of rows: of lanes lane, lane+1, .. of rows row, row+1; with one lane of rows
+   row, row+1, row+2, .. alone: the second row does not exist. */
+static void fft_pairs(const fft_real *a, size_t row, size_t lane, size_t take, int alone)
+{
+    size_t n = (size_t)a->f->n, half = n / 2 + 1, step = a->lanes;
+    size_t next = step == 1 ? 2 * n : 1, half_next = step == 1 ? 2 * half : 1;
+    di_real *x = a->x + row * n * step + lane, *x2 = alone ? NULL : x + n * step;
+    di_real *re = a->re + row * half * step + lane, *re2 = alone ? NULL : re + half * step;
+    di_real *im = a->im + row * half * step + lane, *im2 = alone ? NULL : im + half * step;
+    fft_block b = fft_open(a->f, take, a->work);
+    if (a->sign < 0) {
+        fft_load(b.re, take, n, x, step, next);
+        fft_load(b.im, take, n, x2, step, next);
+        fft_block_run(a->f, -1, &b);
+        fft_split(&b, n);
+        fft_store(re, step, half_next, b.re2, take, half, 1);
+        fft_store(im, step, half_next, b.im2, take, half, 1);
+        fft_store(re2, step, half_next, b.re, take, alone ? 0 : half, 1);
+        fft_store(im2, step, half_next, b.im, take, alone ? 0 : half, 1);
+    } else {
+        fft_load(b.re, take, half, re, step, half_next);
+        fft_load(b.im, take, half, im, step, half_next);
+        fft_load(b.re2, take, half, re2, step, half_next);
+        fft_load(b.im2, take, half, im2, step, half_next);
+        fft_join(&b, n);
+        fft_block_run(a->f, 1, &b);
+        fft_store(x, step, next, b.re, take, n, 1);
+        fft_store(x2, step, next, b.im, take, alone ? 0 : n, 1);
+    }
+}
+
+static void fft_rows(const fft_real *a, size_t h)
+{
+    for (size_t l = 0; a->lanes == 1 && l < h / 2; l += FFT_LANES)
+        fft_pairs(a, 2 * l, 0, fft_lanes(h / 2 - l), 0);
+    if (a->lanes == 1 && h % 2)
+        fft_pairs(a, h - 1, 0, 1, 1);
+    for (size_t row = 0; a->lanes > 1 && row < h; row += 2)
+        for (size_t l = 0; l < a->lanes; l += FFT_LANES)
+            fft_pairs(a, row, l, fft_lanes(a->lanes - l), row + 1 == h);
+}
+
+void di_fft2_real(const di_fft *fh, const di_fft *fw, size_t lanes, const di_real *x,
+                  di_real *re, di_real *im, di_real *work)
+{
+    size_t row = ((size_t)fw->n / 2 + 1) * lanes;
+    fft_real a = { fw, -1, lanes, (di_real *)x, re, im, work }; /* x is only read */
+    fft_rows(&a, (size_t)fh->n);
+    di_fft_run(fh, -1, row, 1, re, im, row, 1, work);
+}
+
+void di_fft2_real_back(const di_fft *fh, const di_fft *fw, size_t lanes, di_real scale,
+                       di_real *re, di_real *im, di_real *x, di_real *work)
+{
+    size_t row = ((size_t)fw->n / 2 + 1) * lanes;
+    fft_real a = { fw, 1, lanes, x, re, im, work };
+    di_fft_run(fh, 1, row, scale, re, im, row, 1, work);
+    fft_rows(&a, (size_t)fh->n);
 }
 
 #endif /* DI_KERNELS_ONLY */
