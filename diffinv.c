@@ -101,7 +101,9 @@ static size_t size3(const int *s) { return (size_t)s[0] * s[1] * s[2]; }
 
 di_status di_apply(const di_problem *p, size_t n, const di_real *x, di_real *y)
 {
-    for (size_t i = 0; i < n; i++)
+    if (p->apply_many && n > 1)
+        p->apply_many(p, n, x, y);
+    for (size_t i = 0; i < n && !(p->apply_many && n > 1); i++)
         p->apply(p, x + i * size3(p->x), y + i * size3(p->y));
     return p->ctx->status;
 }
@@ -109,7 +111,9 @@ di_status di_apply(const di_problem *p, size_t n, const di_real *x, di_real *y)
 di_status di_apply_vjp(const di_problem *p, size_t n, const di_real *x, const di_real *v,
                        di_real *gx)
 {
-    for (size_t i = 0; i < n; i++)
+    if (p->vjp_many && n > 1)
+        p->vjp_many(p, n, x, v, gx);
+    for (size_t i = 0; i < n && !(p->vjp_many && n > 1); i++)
         p->vjp(p, x ? x + i * size3(p->x) : NULL, v + i * size3(p->y), gx + i * size3(p->x));
     return p->ctx->status;
 }
@@ -744,6 +748,20 @@ double di_residual(const di_problem *p, const di_real *x, const di_real *y, di_r
     for (size_t i = 0; i < m; i++)
         work[i] = y[i] - work[i];
     return di_rms(work, m);
+}
+
+double di_misfit(const di_problem *p, const di_real *x, const di_real *y, di_real *half,
+                 di_real *work)
+{
+    size_t m = size3(p->y);
+    if (p->misfit)
+        return p->misfit(p, x, y, half);
+    p->apply(p, x, work);
+    for (size_t i = 0; i < m; i++)
+        work[i] -= y[i];
+    if (half)
+        p->vjp(p, x, work, half);
+    return di_dot(work, work, m);
 }
 
 double di_psnr(const di_real *a, const di_real *b, size_t n)

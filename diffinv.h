@@ -164,6 +164,18 @@ struct di_problem {
     void (*apply)(const di_problem *p, const di_real *x, di_real *y);
     void (*vjp)(const di_problem *p, const di_real *x, const di_real *v, di_real *gx);
     void (*pinv)(const di_problem *p, const di_real *y, di_real *x); /* A^+, or NULL */
+    /* The rest may be NULL. apply and vjp of n images at once, where that is faster. */
+    void (*apply_many)(const di_problem *p, size_t n, const di_real *x, di_real *y);
+    void (*vjp_many)(const di_problem *p, size_t n, const di_real *x, const di_real *v,
+                     di_real *gx);
+    /* The loss that fits x to y, where it is not |A(x) - y|^2: see di_misfit. */
+    double (*misfit)(const di_problem *p, const di_real *x, const di_real *y, di_real *half);
+    /* A problem with unknowns beside the image, theta (extra): y = A(x, theta) and its VJP to
+       both, gx and gtheta overwritten, either may be NULL. apply and vjp use the true theta. */
+    size_t extra;
+    void (*apply_with)(const di_problem *p, const di_real *x, const di_real *theta, di_real *y);
+    void (*vjp_with)(const di_problem *p, const di_real *x, const di_real *theta,
+                     const di_real *v, di_real *gx, di_real *gtheta);
     void *self;
 };
 /* y = A(x); gx = J(x)^T v (for a linear A: A^T v, x may be NULL); x = A^+ y (DI_EUSAGE when the
@@ -191,6 +203,10 @@ di_status di_svd_values(const di_problem *p, di_real *s);
 di_status di_svd_vt(const di_problem *p, const di_real *x, di_real *xt);
 di_status di_svd_v(const di_problem *p, const di_real *xt, di_real *x);
 
+/* The loss |A(x) - y|^2, or the problem's own; half (C,H,W) = half of its gradient in x, for the
+   square A'(x)^T (A(x) - y), or NULL. work (measurement). */
+double di_misfit(const di_problem *p, const di_real *x, const di_real *y, di_real *half,
+                 di_real *work);
 double di_rms(const di_real *a, size_t n);                    /* sqrt(mean a^2), fixed order */
 double di_residual(const di_problem *p, const di_real *x, const di_real *y, di_real *work);
 double di_psnr(const di_real *a, const di_real *b, size_t n); /* on clip((x+1)/2,0,1), dB */

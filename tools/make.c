@@ -266,45 +266,24 @@ di_status make_mask(di_ctx *ctx, const char *text, const char *at, const char *m
 
 /* ==== The problem table ====================================================================
 
-   What the command knows of every problem: names, defaults with their source, and what exists
-   besides the forward map. */
+   What the command knows of every problem. The rows of this file's problems stand at its end;
+   the others' stand beside their code. */
 
-#define NOISE                                                                                  \
-    {"sigma", "0.05", "0..100", "noise level on [-1,1]; sigma01= says it on [0,1] (DPS paper)"}
-
-static const make_kind kinds[] = {
-    {"denoise", "denoising: y = x", "the identity", 1, 1, {NOISE}},
-    {"inpaint", "inpainting: y = mask * x", "its own adjoint", 1, 1,
-     {{"mask", "", "box:S, box:HxW, random:SHARE (the share missing) or a file (white = known)",
-       "required; DPS: box:128 of 256 and random:0.3 to 0.7, DAPS: random:0.7"},
-      {"at", "center", "center, rand or top,left", "place of a box"},
-      {"margin", "auto", "auto or pixels", "at=rand keeps it free; auto: H/16, as DPS"},
-      {"pseed", "0", "a whole number", "seed of what is random in the problem"},
-      NOISE}},
-    {"sr", "super-resolution: y = x reduced", "exact adjoint", 1, 1,
-     {{"factor", "4", "1..64 int", "reduction of each side (DPS)"},
-      {"kind", "bicubic", "bicubic|mean", "antialiased bicubic (DPS) or block mean (DDRM)"},
-      NOISE}},
-    {"gblur", "Gaussian blur, reflect-101 border", "exact adjoint", 1, 1,
-     {{"size", "61", "1..511 int", "side of the kernel, odd (DPS)"},
-      {"std", "3", "0.01..100", "its standard deviation in pixels (DPS)"},
-      NOISE}},
-    {"matrix", "any linear map: y = A x, x as one column", "exact adjoint", 1, 1,
-     {{"a", "", "an NPY file (m,d), d = C*H*W", "required; one row a measurement"},
-      NOISE}},
+static const make_kind *const kinds[] = {
+    &make_denoise, &make_inpaint, &make_sr, &make_gblur, &make_matrix,
 };
 enum { KINDS = sizeof kinds / sizeof kinds[0] };
 
 const make_kind *make_kind_at(int i)
 {
-    return i >= 0 && i < KINDS ? &kinds[i] : NULL;
+    return i >= 0 && i < KINDS ? kinds[i] : NULL;
 }
 
 const make_kind *make_kind_find(const char *name)
 {
     for (int i = 0; i < KINDS; i++)
-        if (!strcmp(kinds[i].name, name))
-            return &kinds[i];
+        if (!strcmp(kinds[i]->name, name))
+            return kinds[i];
     return NULL;
 }
 
@@ -312,7 +291,7 @@ const char *make_kind_nearest(const char *name)
 {
     const char *words[KINDS];
     for (int i = 0; i < KINDS; i++)
-        words[i] = kinds[i].name;
+        words[i] = kinds[i]->name;
     return di_nearest(name, words, KINDS);
 }
 
@@ -377,7 +356,7 @@ int make_given(const make_spec *spec, const char *key)
 }
 
 /* A value that make_set has checked. */
-static double number(const make_spec *spec, const char *key)
+double make_number(const make_spec *spec, const char *key)
 {
     const char *text = make_get(spec, key);
     double v = 0;
@@ -388,7 +367,118 @@ static double number(const make_spec *spec, const char *key)
 
 double make_sigma(const make_spec *spec)
 {
-    return number(spec, "sigma");
+    return make_number(spec, "sigma");
+}
+
+di_status make_check_measurement(di_ctx *ctx, const di_problem *p, const char *path,
+                                 const io_array *y)
+{
+    if (y->c == (size_t)p->y[0] && y->h == (size_t)p->y[1] && y->w == (size_t)p->y[2])
+        return DI_OK;
+    return di_fail(ctx, DI_EINPUT, "%s is %zux%zux%zu, problem %s measures %dx%dx%d: measure "
+                   "the picture again", path, y->c, y->h, y->w, p->name, p->y[0], p->y[1],
+                   p->y[2]);
+}
+
+di_status make_image_shape(di_ctx *ctx, const make_spec *spec, const int y[3], int x[3])
+{
+    for (int i = 0; i < 3; i++)
+        x[i] = y[i];
+    return spec->kind->image ? spec->kind->image(ctx, spec, y, x) : DI_OK;
+}
+
+di_status make_problem(di_ctx *ctx, const make_spec *spec, int c, int h, int w,
+                       di_problem **problem)
+{
+    return spec->kind->make(ctx, spec, c, h, w, problem);
+}
+
+di_status make_noise(di_ctx *ctx, const make_spec *spec, const di_problem *p, uint64_t seed,
+                     size_t sample, di_real *y)
+{
+    size_t m = (size_t)p->y[0] * (size_t)p->y[1] * (size_t)p->y[2];
+    double sigma = make_sigma(spec);
+    if (spec->kind->noise)
+        return spec->kind->noise(ctx, spec, p, seed, sample, y);
+    if (!(sigma > 0))
+        return DI_OK;
+    di_real *noise = malloc(m * sizeof *noise);
+    if (!noise)
+        return di_fail(ctx, DI_EMEMORY, "no memory for the noise");
+    di_normal(noise, m, seed, DI_STREAM_MEASURE, sample, 0);
+    for (size_t i = 0; i < m; i++)
+        y[i] += (di_real)sigma * noise[i];
+    free(noise);
+    return DI_OK;
+}
+
+/* ==== Denoising, inpainting, super-resolution, Gaussian blur, any matrix ================= */
+
+static di_status problem_denoise(di_ctx *ctx, const make_spec *spec, int c, int h, int w,
+                                 di_problem **problem)
+{
+    (void)spec;
+    return di_problem_denoise(ctx, c, h, w, problem);
+}
+
+static di_status problem_inpaint(di_ctx *ctx, const make_spec *spec, int c, int h, int w,
+                                 di_problem **problem)
+{
+    uint64_t pseed = 0;
+    const char *text = make_get(spec, "mask");
+    if (!*text)
+        return di_fail(ctx, DI_EUSAGE, "problem inpaint needs a mask: mask=box:S, box:HxW, "
+                       "random:SHARE or a file");
+    make_u64(make_get(spec, "pseed"), &pseed);
+    di_real *mask = malloc((size_t)h * (size_t)w * sizeof *mask);
+    if (!mask)
+        return di_fail(ctx, DI_EMEMORY, "no memory for a mask of %dx%d", h, w);
+    di_status s = make_mask(ctx, text, make_get(spec, "at"), make_get(spec, "margin"), pseed, h,
+                            w, mask);
+    if (!s)
+        s = di_problem_inpaint(ctx, c, h, w, mask, problem);
+    free(mask);
+    return s;
+}
+
+static di_status problem_sr(di_ctx *ctx, const make_spec *spec, int c, int h, int w,
+                            di_problem **problem)
+{
+    int factor = (int)make_number(spec, "factor");
+    if (h % factor || w % factor) {
+        int dh = h < factor ? factor : h - h % factor, uh = (h + factor - 1) / factor * factor;
+        int dw = w < factor ? factor : w - w % factor, uw = (w + factor - 1) / factor * factor;
+        return di_fail(ctx, DI_EINPUT, "problem sr: %dx%d is not divisible by factor=%d: the "
+                       "nearest sizes are %dx%d and %dx%d; give --size and --fit "
+                       "crop|pad|resize", h, w, factor, dh, dw, uh, uw);
+    }
+    int kind = strcmp(make_get(spec, "kind"), "mean") ? DI_SR_BICUBIC : DI_SR_MEAN;
+    return di_problem_sr(ctx, c, h, w, factor, kind, problem);
+}
+
+static di_status problem_gblur(di_ctx *ctx, const make_spec *spec, int c, int h, int w,
+                               di_problem **problem)
+{
+    int size = (int)make_number(spec, "size"), least = h < w ? h : w;
+    if (size % 2 == 0)
+        return di_fail(ctx, DI_EUSAGE, "problem gblur: size=%d is even: give %d or %d", size,
+                       size - 1, size + 1);
+    if (size / 2 >= least)
+        return di_fail(ctx, DI_EUSAGE, "problem gblur: size=%d is too large for a %dx%d image, "
+                       "which reflects at most %d pixels: give at most %d", size, h, w,
+                       least - 1, 2 * least - 1);
+    return di_problem_gblur(ctx, c, h, w, size, make_number(spec, "std"), problem);
+}
+
+static di_status sr_image(di_ctx *ctx, const make_spec *spec, const int y[3], int x[3])
+{
+    int factor = (int)make_number(spec, "factor");
+    if (y[1] > (1 << 16) / factor || y[2] > (1 << 16) / factor)
+        return di_fail(ctx, DI_EINPUT, "problem sr: a measurement of %dx%d times factor=%d is "
+                       "more than 65536 pixels a side", y[1], y[2], factor);
+    x[1] = y[1] * factor;
+    x[2] = y[2] * factor;
+    return DI_OK;
 }
 
 /* A of a matrix problem: (1,1,m,d), for the caller to free. */
@@ -432,99 +522,40 @@ static di_status problem_matrix(di_ctx *ctx, const make_spec *spec, int c, int h
     return s;
 }
 
-di_status make_check_measurement(di_ctx *ctx, const di_problem *p, const char *path,
-                                 const io_array *y)
+static di_status matrix_image(di_ctx *ctx, const make_spec *spec, const int y[3], int x[3])
 {
-    if (y->c == (size_t)p->y[0] && y->h == (size_t)p->y[1] && y->w == (size_t)p->y[2])
-        return DI_OK;
-    return di_fail(ctx, DI_EINPUT, "%s is %zux%zux%zu, problem %s measures %dx%dx%d: measure "
-                   "the picture again", path, y->c, y->h, y->w, p->name, p->y[0], p->y[1],
-                   p->y[2]);
-}
-
-di_status make_image_shape(di_ctx *ctx, const make_spec *spec, const int y[3], int x[3])
-{
-    for (int i = 0; i < 3; i++)
-        x[i] = y[i];
-    if (!strcmp(spec->kind->name, "matrix")) {
-        io_array a;
-        di_status s = read_matrix(ctx, spec, &a);
-        x[0] = x[1] = 1;
-        x[2] = s ? 0 : (int)a.w;
-        io_free(&a);
-        return s;
-    }
-    if (strcmp(spec->kind->name, "sr"))
-        return DI_OK;
-    int factor = (int)number(spec, "factor");
-    if (y[1] > (1 << 16) / factor || y[2] > (1 << 16) / factor)
-        return di_fail(ctx, DI_EINPUT, "problem sr: a measurement of %dx%d times factor=%d is "
-                       "more than 65536 pixels a side", y[1], y[2], factor);
-    x[1] *= factor;
-    x[2] *= factor;
-    return DI_OK;
-}
-
-static di_status problem_inpaint(di_ctx *ctx, const make_spec *spec, int c, int h, int w,
-                                 di_problem **problem)
-{
-    uint64_t pseed = 0;
-    const char *text = make_get(spec, "mask");
-    if (!*text)
-        return di_fail(ctx, DI_EUSAGE, "problem inpaint needs a mask: mask=box:S, box:HxW, "
-                       "random:SHARE or a file");
-    make_u64(make_get(spec, "pseed"), &pseed);
-    di_real *mask = malloc((size_t)h * (size_t)w * sizeof *mask);
-    if (!mask)
-        return di_fail(ctx, DI_EMEMORY, "no memory for a mask of %dx%d", h, w);
-    di_status s = make_mask(ctx, text, make_get(spec, "at"), make_get(spec, "margin"), pseed, h,
-                            w, mask);
-    if (!s)
-        s = di_problem_inpaint(ctx, c, h, w, mask, problem);
-    free(mask);
+    io_array a;
+    di_status s = read_matrix(ctx, spec, &a);
+    (void)y;
+    x[0] = x[1] = 1;
+    x[2] = s ? 0 : (int)a.w;
+    io_free(&a);
     return s;
 }
 
-static di_status problem_sr(di_ctx *ctx, const make_spec *spec, int c, int h, int w,
-                            di_problem **problem)
-{
-    int factor = (int)number(spec, "factor");
-    if (h % factor || w % factor) {
-        int dh = h < factor ? factor : h - h % factor, uh = (h + factor - 1) / factor * factor;
-        int dw = w < factor ? factor : w - w % factor, uw = (w + factor - 1) / factor * factor;
-        return di_fail(ctx, DI_EINPUT, "problem sr: %dx%d is not divisible by factor=%d: the "
-                       "nearest sizes are %dx%d and %dx%d; give --size and --fit "
-                       "crop|pad|resize", h, w, factor, dh, dw, uh, uw);
-    }
-    int kind = strcmp(make_get(spec, "kind"), "mean") ? DI_SR_BICUBIC : DI_SR_MEAN;
-    return di_problem_sr(ctx, c, h, w, factor, kind, problem);
-}
-
-static di_status problem_gblur(di_ctx *ctx, const make_spec *spec, int c, int h, int w,
-                               di_problem **problem)
-{
-    int size = (int)number(spec, "size"), least = h < w ? h : w;
-    if (size % 2 == 0)
-        return di_fail(ctx, DI_EUSAGE, "problem gblur: size=%d is even: give %d or %d", size,
-                       size - 1, size + 1);
-    if (size / 2 >= least)
-        return di_fail(ctx, DI_EUSAGE, "problem gblur: size=%d is too large for a %dx%d image, "
-                       "which reflects at most %d pixels: give at most %d", size, h, w,
-                       least - 1, 2 * least - 1);
-    return di_problem_gblur(ctx, c, h, w, size, number(spec, "std"), problem);
-}
-
-di_status make_problem(di_ctx *ctx, const make_spec *spec, int c, int h, int w,
-                       di_problem **problem)
-{
-    const char *name = spec->kind->name;
-    if (!strcmp(name, "inpaint"))
-        return problem_inpaint(ctx, spec, c, h, w, problem);
-    if (!strcmp(name, "sr"))
-        return problem_sr(ctx, spec, c, h, w, problem);
-    if (!strcmp(name, "gblur"))
-        return problem_gblur(ctx, spec, c, h, w, problem);
-    if (!strcmp(name, "matrix"))
-        return problem_matrix(ctx, spec, c, h, w, problem);
-    return di_problem_denoise(ctx, c, h, w, problem);
-}
+const make_kind make_denoise = {
+    "denoise", "denoising: y = x", "the identity", 1, 1, problem_denoise, NULL, NULL,
+    {MAKE_SIGMA}};
+const make_kind make_inpaint = {
+    "inpaint", "inpainting: y = mask * x", "its own adjoint", 1, 1, problem_inpaint, NULL, NULL,
+    {{"mask", "", "box:S, box:HxW, random:SHARE (the share missing) or a file (white = known)",
+      "required; DPS: box:128 of 256 and random:0.3 to 0.7, DAPS: random:0.7"},
+     {"at", "center", "center, rand or top,left", "place of a box"},
+     {"margin", "auto", "auto or pixels", "at=rand keeps it free; auto: H/16, as DPS"},
+     MAKE_PSEED, MAKE_SIGMA}};
+const make_kind make_sr = {
+    "sr", "super-resolution: y = x reduced", "exact adjoint", 1, 1, problem_sr, sr_image, NULL,
+    {{"factor", "4", "1..64 int", "reduction of each side (DPS)"},
+     {"kind", "bicubic", "bicubic|mean", "antialiased bicubic (DPS) or block mean (DDRM)"},
+     MAKE_SIGMA}};
+const make_kind make_gblur = {
+    "gblur", "Gaussian blur, reflect-101 border", "exact adjoint", 1, 1, problem_gblur, NULL,
+    NULL,
+    {{"size", "61", "1..511 int", "side of the kernel, odd (DPS)"},
+     {"std", "3", "0.01..100", "its standard deviation in pixels (DPS)"},
+     MAKE_SIGMA}};
+const make_kind make_matrix = {
+    "matrix", "any linear map: y = A x, x as one column", "exact adjoint", 1, 1, problem_matrix,
+    matrix_image, NULL,
+    {{"a", "", "an NPY file (m,d), d = C*H*W", "required; one row a measurement"},
+     MAKE_SIGMA}};

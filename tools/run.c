@@ -11,24 +11,18 @@
 
    y = A(x) + sigma*N. Every picture has its own noise: sample i of the measurement stream. */
 
-static int measure_all(cmd *c, const di_problem *p, double sigma, uint64_t seed,
+static int measure_all(cmd *c, const di_problem *p, const make_spec *spec, uint64_t seed,
                        const io_array *x, io_array *y)
 {
     size_t n = (size_t)p->x[0] * (size_t)p->x[1] * (size_t)p->x[2], m = measurement_size(p);
     if (io_make(y, x->n, (size_t)p->y[0], (size_t)p->y[1], (size_t)p->y[2]))
         return no_memory(c, "the measurement");
-    di_real *noise = malloc(m * sizeof *noise);
-    if (!noise)
-        return no_memory(c, "the noise");
     int code = 0;
     for (size_t i = 0; !code && i < x->n; i++) {
-        di_real *yi = y->v + i * m;
-        code = di_apply(p, 1, x->v + i * n, yi);
-        di_normal(noise, m, seed, DI_STREAM_MEASURE, i, 0);
-        for (size_t k = 0; sigma > 0 && k < m; k++)
-            yi[k] += (di_real)sigma * noise[k];
+        code = di_apply(p, 1, x->v + i * n, y->v + i * m);
+        if (!code)
+            code = make_noise(c->ctx, spec, p, seed, i, y->v + i * m);
     }
-    free(noise);
     return code;
 }
 
@@ -66,7 +60,7 @@ int verb_measure(cmd *c)
     if (!code)
         code = make_problem(c->ctx, &spec, (int)x.c, (int)x.h, (int)x.w, &p);
     if (!code)
-        code = measure_all(c, p, make_sigma(&spec), seed, &x, &y);
+        code = measure_all(c, p, &spec, seed, &x, &y);
     if (!code && is_picture_name(out))
         cmd_note(c, "%s: clipped to 8 bits; use .npy to solve from it", out);
     if (!code)
@@ -151,7 +145,7 @@ static int measure_input(job *j)
     code = make_problem(c->ctx, &j->spec, (int)picture.c, (int)picture.h, (int)picture.w,
                         &j->problem);
     if (!code)
-        code = measure_all(c, j->problem, make_sigma(&j->spec), j->seed, &picture, &j->y);
+        code = measure_all(c, j->problem, &j->spec, j->seed, &picture, &j->y);
     if (!code)
         cmd_note(c, "measured %s with noise from --seed %s", cmd_get(c, "input"),
                  cmd_get(c, "seed"));
