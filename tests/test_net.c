@@ -130,12 +130,15 @@ typedef struct maker {
 
 static uint32_t crc32(uint32_t crc, const void *p, size_t n)
 {
+    static uint32_t table[256];
     const unsigned char *b = p;
-    for (crc = ~crc; n; n--, b++) {
-        crc ^= *b;
+    for (uint32_t i = 0; !table[255] && i < 256; i++) {
+        table[i] = i;
         for (int k = 0; k < 8; k++)
-            crc = crc & 1 ? 0xEDB88320u ^ crc >> 1 : crc >> 1;
+            table[i] = table[i] & 1 ? 0xEDB88320u ^ table[i] >> 1 : table[i] >> 1;
     }
+    for (crc = ~crc; n; n--, b++)
+        crc = crc >> 8 ^ table[(crc ^ *b) & 255];
     return ~crc;
 }
 
