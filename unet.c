@@ -1329,17 +1329,18 @@ double di_prior_abar(const di_prior *p, double t)
     return t == -1 ? 1 : abar > most ? most : abar;
 }
 
-/* tau of the VP process with beta(tau) = beta_min + beta_d tau. */
-static double vp_time(double beta_d, double beta_min, double grown)
+/* (steps-1) tau of the VP process with beta(tau) = beta_min + beta_d tau. */
+static double vp_time(int steps, double beta_d, double beta_min, double grown)
 {
-    return (sqrt(beta_min * beta_min + 2 * beta_d * di_log(grown)) - beta_min) / beta_d;
+    return (steps - 1) * (sqrt(beta_min * beta_min + 2 * beta_d * di_log(grown)) - beta_min)
+           / beta_d;
 }
 
 double di_prior_time(const di_prior *p, double sigma, int continuous)
 {
     double grown = 1 + sigma * sigma, abar = 1;
     if (continuous && p->continuous >= 0)
-        return 999 * vp_time(19.9, 0.1, grown);
+        return vp_time(1000, 19.9, 0.1, grown);
     int i = 0;
     while (i < p->steps - 1 && abar * (1 - p->beta[i]) * grown > 1)
         abar *= 1 - p->beta[i++];
@@ -1375,7 +1376,7 @@ static frame denoiser(const di_net *net, double sigma, double t)
         a.out = -sigma / sqrt(grown);
     }
     if (f->sched == SCHED_VP) {
-        a.time = (net->steps - 1) * vp_time(f->beta_d, f->beta_min, grown);
+        a.time = vp_time(net->steps, f->beta_d, f->beta_min, grown);
     } else if (f->sched == SCHED_IDDPM) {
         a.time = iddpm_time(net, sigma);
     } else if (f->sched == SCHED_VE) {
