@@ -396,11 +396,10 @@ static int make_view(view *v)
 
 int view_plain(io_array *out, const io_array *a)
 {
-    size_t plane = a->h * a->w, zoom = choose_scale(0, a->h, a->w);
+    size_t zoom = choose_scale(0, a->h, a->w);
     io_array one = *a;
     if (a->c == 1 || a->c == 3)
         return pic_grid(out, a);
-    (void)plane;
     one.n = a->n * a->c;
     one.c = 1;
     return io_grid(out, &one, zoom, zoom > 1 ? zoom : 2);
@@ -426,7 +425,7 @@ static int view_settings(cmd *c, view *v, const char **in)
     v->scale = (size_t)scale;
     v->map = MAP_NONE;
     for (int i = 1; map && i < MAPS; i++)
-        if (!strcmp(map, map_names[i]))
+        if (!strcmp(strcmp(map, "gray") ? map : "grey", map_names[i]))
             v->map = i;
     if (map && v->map == MAP_NONE)
         return di_fail(c->ctx, DI_EUSAGE, "--map %s: did you mean %s? There are grey, heat, "
