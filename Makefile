@@ -13,6 +13,8 @@ AR      = ar
 try     = $(shell mkdir -p build && printf '$(2)\nint main(void){return 0;}\n' | $(CC) $(1) -x c - -o build/.try >/dev/null 2>&1 && echo yes)
 EXACT  := $(if $(call try,-ffp-contract=off -fno-math-errno,),-ffp-contract=off -fno-math-errno)
 EXACT  += $(if $(findstring s390,$(shell $(CC) -dumpmachine 2>/dev/null)),-fexcess-precision=fast)
+# C throws nothing: tables for unwinding would be a tenth of the command.
+LEAN   := $(if $(call try,-fno-asynchronous-unwind-tables,),-fno-asynchronous-unwind-tables)
 ifneq ($(OPENMP),0)
 OMP    := $(if $(call try,-fopenmp,\43include <omp.h>),-fopenmp)
 endif
@@ -38,7 +40,7 @@ S       =
 DEFS    =
 endif
 DEFS   += $(if $(V3),-DDI_HAVE_V3) $(if $(V4),-DDI_HAVE_V4)
-ALL     = $(WARN) $(CFLAGS) $(EXACT) $(OMP) $(DEFS) -I.
+ALL     = $(WARN) $(CFLAGS) $(EXACT) $(LEAN) $(OMP) $(DEFS) -I.
 
 VERSION:= $(shell sed -n 's/^.define DI_VERSION "\(.*\)"/\1/p' diffinv.h)
 SO      = libdiffinv$(S).so

@@ -38,7 +38,10 @@ CALLS = {
 
 
 def load(path):
-    lib = ctypes.CDLL(path)
+    try:
+        lib = ctypes.CDLL(path)
+    except OSError as error:
+        sys.exit("example.py: %s" % error)
     for name, (result, arguments) in CALLS.items():
         function = getattr(lib, name)
         function.restype = result

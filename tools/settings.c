@@ -489,6 +489,16 @@ static int take_flag(cmd *c, char **argv, int argc, int *i, const char **section
     return put_option(c, o->key, value, 0);
 }
 
+/* Whether a word with '=' is a setting where it might be a file's name too. */
+static int is_setting(const cmd *c, const char *arg, size_t len)
+{
+    for (int i = 0; i < OPTIONS; i++)
+        if ((options[i].verbs & c->bit) && strlen(options[i].key) == len &&
+            !strncmp(options[i].key, arg, len))
+            return 1;
+    return !strncmp(arg, "problem.", 8);
+}
+
 int cmd_parse(cmd *c, int argc, char **argv)
 {
     const char *section = NULL;
@@ -502,7 +512,8 @@ int cmd_parse(cmd *c, int argc, char **argv)
         } else if (arg[0] == '@' && set) {
             section = NULL;
             code = take_file(c, arg + 1);
-        } else if (eq && eq != arg && set && (section || !most)) {
+        } else if (eq && eq != arg && set &&
+                   (section || !most || is_setting(c, arg, (size_t)(eq - arg)))) {
             char key[128];
             snprintf(key, sizeof key, "%s%s%.*s", section ? section : "", section ? "." : "",
                      (int)(eq - arg), arg);
