@@ -837,7 +837,7 @@ ln -s "$D" said/diffinv
 said() {
     line=$(echo "$1" | sed 's/  *#.*//')
     case $line in
-    *"-s dmplug"*) line="$line solver.iters=60" ;;
+    *"-s dmplug"*) line="$line solver.iters=2 solver.es=no" ;;
     *"-s dps_mo"*) line="$line solver.steps=4" ;;
     *" sample "*) line="$line solver.steps=2" ;;
     esac
