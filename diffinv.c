@@ -758,49 +758,16 @@ double di_psnr(const di_real *a, const di_real *b, size_t n)
     return -10 * di_log(sum / (double)n) / 2.30258509299404568402;
 }
 
-/* ==== 4. Noise levels and times ==============================================================
-   abar_i = prod_{j<=i} (1 - beta_j), sigma = sqrt((1 - abar)/abar). Both directions walk the
-   table by multiplication, which is cheap, and take logarithms between two entries only. */
-
-/* The largest double below 1: 1 - abar, which the analytic priors divide by, stays positive. */
-static const double ABAR_MOST = 1 - 1.1102230246251565e-16;
-
-/* abar at t, kept below 1. With i the whole index at or below t, -1 <= i < steps:
-   abar = abar_i (1 - beta_{i+1})^(t-i), beyond the table with its last beta. */
-static double noisy_abar(const di_prior *p, double t)
-{
-    double abar = 1;
-    int i = -1, last = p->steps - 1;
-    while (i < last && i + 1 <= t)
-        abar *= 1 - p->beta[++i];
-    if (!(t <= i)) /* NaN goes through */
-        abar *= di_exp((t - i) * di_log(1 - p->beta[i < last ? i + 1 : last]));
-    return abar > ABAR_MOST ? ABAR_MOST : abar;
-}
-
-/* t = -1 is the clean image itself; before it there is nothing. */
-double di_prior_abar(const di_prior *p, double t)
-{
-    return t == -1 ? 1 : noisy_abar(p, t);
-}
-
-double di_prior_time(const di_prior *p, double sigma, int continuous)
-{
-    const double beta_d = 19.9, beta_min = 0.1;
-    double grown = 1 + sigma * sigma, abar = 1;
-    if (continuous)
-        return 999 * (sqrt(beta_min * beta_min + 2 * beta_d * di_log(grown)) - beta_min)
-               / beta_d;
-    int i = 0;
-    while (i < p->steps - 1 && abar * (1 - p->beta[i]) * grown > 1)
-        abar *= 1 - p->beta[i++];
-    return i - 1 - di_log(grown * abar) / di_log(1 - p->beta[i]);
-}
-
-/* ==== 5. Analytic priors: what they share ====================================================
+/* ==== 4. Analytic priors: what they share ====================================================
    The linear schedule of 1000 steps, and what a vjp must know of its eval. */
 
 enum { ANALYTIC_STEPS = 1000 };
+
+/* 1 - abar, which these priors divide by, stays positive. */
+static double noisy_abar(const di_prior *p, double t)
+{
+    return di_prior_abar(p, t == -1 ? t + 1e-15 : t);
+}
 
 typedef struct kept {
     size_t n, room;  /* images of the last eval, 0: there was none; and of the allocation */
@@ -883,7 +850,7 @@ static const kept *recall(const analytic *a, int keep)
     return NULL;
 }
 
-/* ==== 6. The Gaussian prior, exact ===========================================================
+/* ==== 5. The Gaussian prior, exact ===========================================================
    x0 ~ N(m, C). E[eps | x_t] = sqrt(1-abar) (abar C + (1-abar) I)^-1 (x_t - sqrt(abar) m), a
    symmetric linear map, so its own derivative. C = Q L Q^T, or diagonal. */
 
@@ -994,7 +961,7 @@ di_status di_prior_gauss(di_ctx *ctx, int c, int h, int w, const di_real *mean,
     return DI_OK;
 }
 
-/* ==== 7. The Gaussian mixture, exact =========================================================
+/* ==== 6. The Gaussian mixture, exact =========================================================
    x0 ~ sum_k w_k N(m_k, diag(V_k)), so x_t ~ sum_k w_k N(sqrt(abar) m_k, diag(S_k)) with
    S_k = abar V_k + (1-abar). The components have the scores g_k = -(x_t - sqrt(abar) m_k)/S_k
    and the responsibilities p_k ~ w_k N(x_t; sqrt(abar) m_k, diag(S_k)), sum 1. The score of the

@@ -101,6 +101,13 @@ void di_net_keep(di_net *net, int plan);
 di_status di_net_run(di_net *net, size_t n, int h, int w, const double *t, const int *label,
                      const di_real *x, di_real *y, const di_real *gy, di_real *gx);
 
+/* x0 (N,C,h,w) = D(x; sigma): the denoised x (N,C,h,w), a clean image with noise of deviation
+   sigma (N) > 0, by the network's own preconditioning (arXiv 2206.00364, table 1). With gy and
+   gx not NULL also gx = J^T gy. x0 is not x, gx not gy. */
+di_status di_net_denoise(di_net *net, size_t n, int h, int w, const double *sigma,
+                         const int *label, const di_real *x, di_real *x0, const di_real *gy,
+                         di_real *gx);
+
 /* ---- Priors: what a solver sees of a diffusion model ------------------------------------- */
 
 enum { DI_VAR_NONE, DI_VAR_FIXED_SMALL, DI_VAR_FIXED_LARGE, DI_VAR_LEARNED_RANGE };
@@ -115,8 +122,9 @@ struct di_prior {
     int steps;
     const double *beta;   /* (steps), owned by the prior */
     const int *label;     /* class of every image of a batch, or NULL */
-    int continuous;       /* noise levels become times by the continuous VP formula, see
-                             di_prior_time; 0: by interpolation of beta's table */
+    int continuous;       /* 1: noise levels become times by the continuous VP formula, see
+                             di_prior_time; 0: by interpolation of beta's table; -1: so too,
+                             always: the model has a formula of its own for its noise levels */
     /* eps (n,c,h,w) = predicted noise at x (n,c,h,w), t (n) original indices, may be
        fractional; v, when not NULL, the variance head in [-1,1] (LEARNED_RANGE only). eps may
        be x. keep = 1..DI_MAX_KEEP: a vjp call with that number may follow; 0: none. */

@@ -1,6 +1,7 @@
 /* unet.c: the denoising UNet and its weight file. One graph with options covers the ADM
-   network of guided-diffusion (arXiv 2105.05233) and its relatives; the options are the
-   metadata of the weight file (weights/README.md). Knows nothing of problems or solvers. */
+   network of guided-diffusion (arXiv 2105.05233), UNet2DModel of diffusers, and SongUNet and
+   DhariwalUNet of EDM (arXiv 2206.00364); the options are the metadata of the weight file
+   (weights/README.md). Knows nothing of problems or solvers. */
 #define DIFFINV_KERNELS
 #include "diffinv.h"
 
@@ -13,22 +14,28 @@
 enum { LEVELS = 16, MAX_BLOCKS = 16, NAME = 256 };
 enum { RESAMPLE_NONE, RESAMPLE_RES, RESAMPLE_CONV, RESAMPLE_POOL };
 enum { ATTN_ALL, ATTN_LAST, ATTN_NONE };
+enum { PRED_EPS, PRED_X0, PRED_V, PRED_F };
+enum { SCHED_LINEAR, SCHED_COSINE, SCHED_VP, SCHED_VE, SCHED_EDM, SCHED_IDDPM };
 
 typedef struct config {
-    int in, out, base, stem, levels, blocks, emb, classes;
+    int in, out, base, stem, levels, blocks, emb, classes, label_time, center;
     int width[LEVELS], resample[LEVELS], attn_enc[LEVELS], attn_dec[LEVELS];
     int attn_mid, attn_mid_norm, heads, heads_dec, head_channels;
     int groups, min_channels, add, end, skip_conv, freq_shift, sin_first, pred_channels, var;
-    double eps, residual_scale, max_period, t_scale;
+    int pred, sched;
+    double eps, residual_scale, mid_scale, max_period, t_scale;
+    double beta_d, beta_min, sigma_data;
 } config;
 
 typedef struct res {            /* residual block */
     int dir;                    /* -1 halves, +1 doubles the image */
+    double scale;               /* of its sum */
     di_norm n1, n2;
     di_conv c1, c2, emb, skip;  /* skip.w NULL: the identity */
 } res;
 typedef struct att {
     int heads;                  /* 0: absent */
+    double scale;
     di_norm n;
     di_conv qkv, proj;
 } att;
@@ -38,6 +45,12 @@ typedef struct stage {          /* one block of the encoder or decoder */
     att a;
     di_conv c;
 } stage;
+
+/* What makes a denoiser, or a noise predictor, of the network F at one noise level (chapter 7):
+   skip x + out F(in x, time). */
+typedef struct frame {
+    double in, time, skip, out;
+} frame;
 
 /* A forward pass and what its derivative needs: its tape, or (steps run again) its input. */
 typedef struct pass {
@@ -50,6 +63,9 @@ typedef struct pass {
     size_t n, input_size;
     int h, w;
     const int *label;
+    frame *frame;               /* of a prior's pass: (frames), and the times of its images */
+    double *time;
+    size_t frames, images;      /* images: of the last forward pass */
 } pass;
 
 struct di_net {
@@ -62,11 +78,11 @@ struct di_net {
     size_t meta_len, weights, weight_bytes;
     uint32_t crc;
     config f;
-    double *beta;
+    double *beta, *levels;      /* levels: [steps+1] of iddpm, falling to 0 */
     int steps, linear, loaded;
     di_conv temb[2], stem, out;
     di_norm out_norm;
-    di_real *label;             /* [classes][emb] */
+    di_real *label, *label_b;   /* [classes][emb]; label_time: [classes][base], [base] */
     stage enc[LEVELS * (MAX_BLOCKS + 1)], dec[LEVELS * (MAX_BLOCKS + 1)], mid[2];
     int encs, decs;
     di_conv *conv[LEVELS * MAX_BLOCKS * 24]; /* every convolution, to free them */
@@ -77,6 +93,8 @@ struct di_net {
     size_t plan_n, plan_bytes;  /* the last plan */
     int plan_h, plan_w, plan_vjp, plan_threads, plan_fast, plan_keep;
     int keep;                   /* DI_KEEP_... */
+    di_real *framed;            /* in x, or out times an output's gradient */
+    size_t framed_size;
 };
 
 /* ==== 2. Reading the head of a weight file ================================================ */
@@ -400,25 +418,72 @@ static void read_levels(loader *L, config *f)
     }
 }
 
-static void read_schedule(loader *L)
+/* abar_i of the cosine schedule (arXiv 2102.09672, eq. 17) is cos^2 of this over that of 0. */
+static double cosine_angle(double i, int steps)
+{
+    return (i / steps + 0.008) / 1.008 * 1.57079632679489661923;
+}
+
+/* The betas that solvers walk. A network of noise levels (vp, ve, edm) has none of its own, and
+   takes the linear ones. */
+static void make_betas(loader *L, double a, double b)
 {
     di_net *net = L->net;
-    int cosine = meta_word(L, "sched.kind", "linear|cosine");
-    net->steps = meta_int(L, "sched.steps", 1, 100000);
-    double a = 0, b = 0;
-    if (!cosine) {
-        a = meta_number(L, "sched.beta_start", 1e-9, 0.999, 0);
-        b = meta_number(L, "sched.beta_end", 1e-9, 0.999, 0);
-    }
-    net->linear = !cosine && net->steps == 1000 && a == 1e-4 && b == 0.02;
+    int cosine = net->f.sched == SCHED_COSINE || net->f.sched == SCHED_IDDPM;
     net->beta = di_new(L->ctx, (size_t)net->steps, sizeof *net->beta);
     for (int i = 0; net->beta && i < net->steps; i++) {
-        double s0 = ((double)i / net->steps + 0.008) / 1.008 * 1.57079632679489661923;
-        double s1 = ((i + 1.0) / net->steps + 0.008) / 1.008 * 1.57079632679489661923;
-        double c = di_cos(s1) / di_cos(s0), cut = 1 - c * c;
+        double c = di_cos(cosine_angle(i + 1, net->steps)) / di_cos(cosine_angle(i, net->steps));
+        double cut = 1 - c * c;
         net->beta[i] = cosine ? (cut < 0.999 ? cut : 0.999)
                               : net->steps > 1 ? a + (b - a) * i / (net->steps - 1) : a;
     }
+}
+
+/* iddpm (arXiv 2206.00364, table 1 and appendix C.3.2; C_1 = 0.001, C_2 = 0.008): the noise
+   levels that the network was trained at, u_M = 0,
+     u_{j-1} = sqrt((u_j^2 + 1) / max(abar_{j-1}/abar_j, C_1) - 1),
+     abar_j = sin^2(pi/2 j / (M (1 + C_2))). */
+static void make_iddpm(loader *L)
+{
+    di_net *net = L->net;
+    int M = net->steps;
+    double *u = net->levels = di_new(L->ctx, (size_t)M + 1, sizeof *u);
+    for (int j = M; u && j > 0; j--) {
+        double step = 1.57079632679489661923 / M / 1.008;
+        double r = di_sin(step * (j - 1)) / di_sin(step * j), ratio = r * r;
+        u[j - 1] = sqrt((u[j] * u[j] + 1) / (ratio > 0.001 ? ratio : 0.001) - 1);
+    }
+}
+
+static void read_schedule(loader *L)
+{
+    di_net *net = L->net;
+    config *f = &net->f;
+    double a = 1e-4, b = 0.02;
+    f->pred = meta_word(L, "pred.kind", "eps|x0|v|edm_F");
+    f->sched = meta_word(L, "sched.kind", "linear|cosine|vp|ve|edm|iddpm");
+    f->t_scale = meta_number(L, "t.scale", 1e-6, 1e6, 0);
+    net->steps = f->sched == SCHED_VE || f->sched == SCHED_EDM
+                     ? 1000 : meta_int(L, "sched.steps", 1, 100000);
+    if (f->sched == SCHED_LINEAR) {
+        a = meta_number(L, "sched.beta_start", 1e-9, 0.999, 0);
+        b = meta_number(L, "sched.beta_end", 1e-9, 0.999, 0);
+        net->linear = net->steps == 1000 && a == 1e-4 && b == 0.02;
+    }
+    if (f->sched == SCHED_VP) {
+        f->beta_d = meta_number(L, "sched.beta_d", 1e-3, 1e3, 0);
+        f->beta_min = meta_number(L, "sched.beta_min", 1e-6, 1e3, 0);
+    }
+    if (f->sched == SCHED_EDM)
+        f->sigma_data = meta_number(L, "sched.sigma_data", 1e-6, 1e6, 0);
+    int levels = f->sched == SCHED_VE || f->sched == SCHED_EDM;
+    int noise = f->sched == SCHED_VP || f->sched == SCHED_IDDPM;
+    if (levels != (f->pred == PRED_F) || (noise && f->pred != PRED_EPS))
+        di_fail(L->ctx, DI_EINPUT, "weight file: pred.kind and sched.kind do not go together: "
+                "ve and edm need edm_F, vp and iddpm need eps");
+    make_betas(L, a, b);
+    if (f->sched == SCHED_IDDPM)
+        make_iddpm(L);
 }
 
 static di_status read_config(loader *L)
@@ -449,15 +514,19 @@ static di_status read_config(loader *L)
     f->add = meta_word(L, "net.cond", "scale_shift|add");
     f->end = meta_word(L, "net.down_pad", "sym|end");
     f->skip_conv = meta_int(L, "net.resample_skip_conv", 0, 1);
-    f->residual_scale = meta_number(L, "net.residual_scale", 1e-6, 1e6, 0);
+    f->residual_scale = f->mid_scale = meta_number(L, "net.residual_scale", 1e-6, 1e6, 0);
+    if (meta_get(L, "net.mid_scale", 0))
+        f->mid_scale = meta_number(L, "net.mid_scale", 1e-6, 1e6, 0);
+    if (meta_get(L, "net.label", 0))
+        f->label_time = meta_word(L, "net.label", "emb|time");
+    if (meta_get(L, "net.center", 0))
+        f->center = meta_int(L, "net.center", 0, 1);
     f->freq_shift = meta_int(L, "net.temb.freq_shift", 0, 1);
     f->sin_first = meta_word(L, "net.temb.order", "cos_sin|sin_cos");
     f->max_period = meta_number(L, "net.temb.max_period", 1, 1e12, 0);
     meta_int(L, "net.image_size", 1, 1 << 20);
-    meta_word(L, "pred.kind", "eps");
     f->var = meta_word(L, "pred.var", "none|fixed_small|fixed_large|learned_range");
     f->pred_channels = meta_int(L, "pred.channels", 1, 1024);
-    f->t_scale = meta_number(L, "t.scale", 1e-6, 1e6, 0);
     read_schedule(L);
     meta_number(L, "data.min", -1e6, 1e6, 0);
     meta_number(L, "data.max", -1e6, 1e6, 0);
@@ -620,11 +689,13 @@ static void bind_norm(loader *L, di_norm *w, const char *prefix, int c)
     L->net->weights += 2 * (size_t)c;
 }
 
-static void bind_res(loader *L, res *r, const char *prefix, int in, int out, int dir)
+static void bind_res(loader *L, res *r, const char *prefix, int in, int out, int dir,
+                     double scale)
 {
     const config *f = &L->net->f;
     char p[NAME];
     r->dir = dir;
+    r->scale = scale;
     snprintf(p, sizeof p, "%s.n1", prefix);
     bind_norm(L, &r->n1, p, in);
     snprintf(p, sizeof p, "%s.c1", prefix);
@@ -640,7 +711,8 @@ static void bind_res(loader *L, res *r, const char *prefix, int in, int out, int
         bind_conv(L, &r->skip, p, 4, out, in, 1, 0);
 }
 
-static void bind_att(loader *L, att *a, const char *prefix, int c, int heads, int norm)
+static void bind_att(loader *L, att *a, const char *prefix, int c, int heads, int norm,
+                     double scale)
 {
     const config *f = &L->net->f;
     char p[NAME];
@@ -652,6 +724,7 @@ static void bind_att(loader *L, att *a, const char *prefix, int c, int heads, in
         return;
     }
     a->heads = heads;
+    a->scale = scale;
     snprintf(p, sizeof p, "%s.n", prefix);
     if (norm)
         bind_norm(L, &a->n, p, c);
@@ -668,7 +741,7 @@ static void bind_resample(loader *L, stage *s, const char *prefix, int kind, int
     s->dir = dir;
     snprintf(p, sizeof p, kind == RESAMPLE_RES ? "%.200s.res" : "%.200s", prefix);
     if (kind == RESAMPLE_RES) {
-        bind_res(L, &s->rs, p, c, c, dir);
+        bind_res(L, &s->rs, p, c, c, dir, L->net->f.residual_scale);
     } else if (kind == RESAMPLE_CONV) {
         s->c.stride = dir < 0 ? 2 : 1;
         s->c.end = dir < 0 && L->net->f.end;
@@ -687,15 +760,20 @@ static void bind_net(loader *L)
     di_net *net = L->net;
     const config *f = &net->f;
     int skip[LEVELS * (MAX_BLOCKS + 1) + 1], skips = 0, c = f->stem;
+    double scale = f->residual_scale;
     char p[NAME];
     net->convs = net->norms = net->encs = net->decs = 0;
     net->weights = net->weight_bytes = 0;
     bind_conv(L, &net->temb[0], "temb.0", 2, f->emb, f->base, 1, 0);
     bind_conv(L, &net->temb[1], "temb.1", 2, f->emb, f->emb, 1, 0);
     if (f->classes) {
-        int d[2] = { f->classes, f->emb };
+        int d[2] = { f->classes, f->label_time ? f->base : f->emb };
         net->label = tensor(L, "label", ".w", 2, d);
-        net->weights += (size_t)f->classes * f->emb;
+        net->weights += (size_t)d[0] * d[1];
+        if (f->label_time) {
+            net->label_b = vector(L, "label", ".b", f->base);
+            net->weights += (size_t)f->base;
+        }
     }
     bind_conv(L, &net->stem, "stem", 4, c, f->in, 3, 1);
     skip[skips++] = c;
@@ -704,11 +782,11 @@ static void bind_net(loader *L)
             stage *s = &net->enc[net->encs];
             snprintf(p, sizeof p, "enc.%d.res", net->encs);
             s->has_res = 1;
-            bind_res(L, &s->r, p, c, f->width[l], 0);
+            bind_res(L, &s->r, p, c, f->width[l], 0, scale);
             c = f->width[l];
             snprintf(p, sizeof p, "enc.%d.att", net->encs);
             if (wants_attention(f->attn_enc[l], i, f->blocks - 1))
-                bind_att(L, &s->a, p, c, f->heads, 1);
+                bind_att(L, &s->a, p, c, f->heads, 1, scale);
             net->encs++;
             skip[skips++] = c;
         }
@@ -719,20 +797,20 @@ static void bind_net(loader *L)
         }
     }
     net->mid[0].has_res = net->mid[1].has_res = 1;
-    bind_res(L, &net->mid[0].r, "mid.0.res", c, c, 0);
+    bind_res(L, &net->mid[0].r, "mid.0.res", c, c, 0, f->mid_scale);
     if (f->attn_mid)
-        bind_att(L, &net->mid[0].a, "mid.1.att", c, f->heads, f->attn_mid_norm);
-    bind_res(L, &net->mid[1].r, "mid.2.res", c, c, 0);
+        bind_att(L, &net->mid[0].a, "mid.1.att", c, f->heads, f->attn_mid_norm, f->mid_scale);
+    bind_res(L, &net->mid[1].r, "mid.2.res", c, c, 0, f->mid_scale);
     for (int l = f->levels - 1; l >= 0; l--)
         for (int i = 0; i <= f->blocks; i++) {
             stage *s = &net->dec[net->decs];
             snprintf(p, sizeof p, "dec.%d.res", net->decs);
             s->has_res = 1;
-            bind_res(L, &s->r, p, c + skip[--skips], f->width[l], 0);
+            bind_res(L, &s->r, p, c + skip[--skips], f->width[l], 0, scale);
             c = f->width[l];
             snprintf(p, sizeof p, "dec.%d.att", net->decs);
             if (wants_attention(f->attn_dec[l], i, f->blocks))
-                bind_att(L, &s->a, p, c, f->heads_dec, 1);
+                bind_att(L, &s->a, p, c, f->heads_dec, 1, scale);
             snprintf(p, sizeof p, "dec.%d.up", net->decs);
             if (l > 0 && i == f->blocks)
                 bind_resample(L, s, p, f->resample[l - 1], 1, c);
@@ -827,7 +905,7 @@ static di_tensor *run_res(di_net *net, const res *r, di_tensor *x, di_tensor *em
     di_drop(tp, e);
     di_drop(tp, h1);
     di_tensor *skip = r->skip.oc ? di_convolve(tp, s, &r->skip, NULL, 1) : s;
-    di_tensor *y = di_convolve(tp, h2, &r->c2, skip, net->f.residual_scale);
+    di_tensor *y = di_convolve(tp, h2, &r->c2, skip, r->scale);
     di_drop(tp, h2);
     if (skip != s)
         di_drop(tp, skip);
@@ -845,7 +923,7 @@ static di_tensor *run_att(di_net *net, const att *a, di_tensor *x)
         di_drop(tp, z);
     di_tensor *o = di_attention(tp, qkv, a->heads);
     di_drop(tp, qkv);
-    di_tensor *y = di_convolve(tp, o, &a->proj, x, net->f.residual_scale);
+    di_tensor *y = di_convolve(tp, o, &a->proj, x, a->scale);
     di_drop(tp, o);
     return y;
 }
@@ -886,8 +964,21 @@ static di_tensor *block(di_net *net, const stage *s, di_tensor *x, di_tensor *em
     return run_stage(net, s, x, emb);
 }
 
+/* The vectors of classes, of `width`, added to those of n images in a (1,width,1,n) tensor. */
+static void add_label(di_net *net, di_tensor *v, int n, int width, const int *label)
+{
+    double gain = net->f.label_time ? sqrt(net->f.classes) : 1;
+    for (int c = 0; v && !net->now->tape.dry && c < width; c++)
+        for (int k = 0; k < n; k++) {
+            double add = gain * net->label[(size_t)label[k] * width + c];
+            v->blk[c / 16][((size_t)(n + 2) + 1 + k) * 16 + c % 16] +=
+                (di_real)(net->label_b ? add + net->label_b[c] : add);
+        }
+}
+
 /* silu(W2 silu(W1 v + b1) + b2 (+ label)), as a (1,E,1,N) tensor: one pixel an image.
-   Frequencies and phases in double, rounded once. */
+   Frequencies and phases in double, rounded once. net.label=time: v += sqrt(classes) label + b,
+   as SongUNet does, instead. */
 static di_tensor *embed(di_net *net, int n, const double *t, const int *label)
 {
     const config *f = &net->f;
@@ -906,12 +997,12 @@ static di_tensor *embed(di_net *net, int n, const double *t, const int *label)
             v->blk[s / 16][at + s % 16] = (di_real)di_sin(phase);
         }
     }
+    if (label && f->label_time)
+        add_label(net, v, n, f->base, label);
     di_tensor *a = di_convolve(tp, v, &net->temb[0], NULL, 1), *b = di_silu(tp, a);
     di_tensor *e = di_convolve(tp, b, &net->temb[1], NULL, 1);
-    for (int c = 0; label && e && !tp->dry && c < f->emb; c++)
-        for (int k = 0; k < n; k++)
-            e->blk[c / 16][((size_t)(n + 2) + 1 + k) * 16 + c % 16] +=
-                net->label[(size_t)label[k] * f->emb + c];
+    if (label && !f->label_time)
+        add_label(net, e, n, f->emb, label);
     di_tensor *out = di_silu(tp, e);
     di_drop(tp, v);
     di_drop(tp, a);
@@ -927,6 +1018,20 @@ static int group_size(size_t n, int h, int w)
     return (int)(g < 1 ? 1 : g < n ? g : n);
 }
 
+/* net.center: x = 2x - 1, but for the border and channels past c, which stay 0. */
+static void center(di_tensor *x)
+{
+    for (int b = 0; b < x->n * x->cb; b++) {
+        int channels = x->c - b % x->cb * 16 < 16 ? x->c - b % x->cb * 16 : 16;
+        for (int i = 1; i <= x->h; i++)
+            for (int j = 1; j <= x->w; j++) {
+                di_real *p = x->blk[b] + ((size_t)i * (x->w + 2) + j) * 16;
+                for (int c = 0; c < channels; c++)
+                    p[c] = 2 * p[c] - 1;
+            }
+    }
+}
+
 /* One group of n images as number `k` of the present pass. */
 static void forward(di_net *net, int k, int n, int h, int w, const double *t, const int *label,
                     const di_real *planar)
@@ -939,6 +1044,8 @@ static void forward(di_net *net, int k, int n, int h, int w, const double *t, co
     di_tensor *x = di_pack(tp, n, net->f.in, h, w, planar, net->f.in);
     if (x)
         x->need = 1;
+    if (x && net->f.center && !tp->dry)
+        center(x);
     di_tensor *v = di_convolve(tp, x, &net->stem, NULL, 1);
     skip[skips++] = v;
     for (int i = 0; i < net->encs; i++)
@@ -981,9 +1088,12 @@ static void backward(di_net *net, const di_real *gy, int have, di_real *gx)
     di_tape_back(tp);
     for (int k = 0; k < p->groups; k++) {
         di_tensor *x = p->x[k];
+        size_t size = (size_t)x->n * net->f.in * x->h * x->w;
         di_unpack(tp, x->g, 0, net->f.in, gx);
+        for (size_t i = 0; net->f.center && !tp->dry && i < size; i++)
+            gx[i] *= 2;
         di_drop(tp, x->g);
-        gx += tp->dry ? 0 : (size_t)x->n * net->f.in * x->h * x->w;
+        gx += tp->dry ? 0 : size;
     }
     p->groups = 0; /* the tape is used up */
 }
@@ -1178,6 +1288,7 @@ void di_net_close(di_net *net)
         di_free(ctx, net->pass[i].memory);
         di_free(ctx, net->pass[i].input);
         di_free(ctx, net->pass[i].x);
+        di_free(ctx, net->pass[i].frame);
     }
     for (int i = 0; i < net->convs; i++) {
         di_free(ctx, net->conv[i]->w);
@@ -1188,7 +1299,10 @@ void di_net_close(di_net *net)
         di_free(ctx, net->norm[i]->b);
     }
     di_free(ctx, net->label);
+    di_free(ctx, net->label_b);
+    di_free(ctx, net->framed);
     di_free(ctx, net->beta);
+    di_free(ctx, net->levels);
     di_free(ctx, net->entry);
     di_free(ctx, net->line);
     di_free(ctx, net->meta);
@@ -1196,7 +1310,180 @@ void di_net_close(di_net *net)
     di_free(ctx, net);
 }
 
-/* ==== 7. A network as a prior ============================================================= */
+/* ==== 7. Noise levels and times ==============================================================
+   abar_i = prod_{j<=i} (1 - beta_j), sigma = sqrt((1 - abar)/abar). Both directions walk the
+   table by multiplication, which is cheap, and take logarithms between two entries only. */
+
+/* t = -1 is the clean image itself; before it there is nothing. With i the whole index at or
+   below t, -1 <= i < steps: abar = abar_i (1 - beta_{i+1})^(t-i), beyond the table with its
+   last beta. */
+double di_prior_abar(const di_prior *p, double t)
+{
+    const double most = 1 - 1.1102230246251565e-16; /* so that 1 - abar stays positive */
+    double abar = 1;
+    int i = -1, last = p->steps - 1;
+    while (i < last && i + 1 <= t)
+        abar *= 1 - p->beta[++i];
+    if (!(t <= i)) /* NaN goes through */
+        abar *= di_exp((t - i) * di_log(1 - p->beta[i < last ? i + 1 : last]));
+    return t == -1 ? 1 : abar > most ? most : abar;
+}
+
+/* tau of the VP process with beta(tau) = beta_min + beta_d tau. */
+static double vp_time(double beta_d, double beta_min, double grown)
+{
+    return (sqrt(beta_min * beta_min + 2 * beta_d * di_log(grown)) - beta_min) / beta_d;
+}
+
+double di_prior_time(const di_prior *p, double sigma, int continuous)
+{
+    double grown = 1 + sigma * sigma, abar = 1;
+    if (continuous && p->continuous >= 0)
+        return 999 * vp_time(19.9, 0.1, grown);
+    int i = 0;
+    while (i < p->steps - 1 && abar * (1 - p->beta[i]) * grown > 1)
+        abar *= 1 - p->beta[i++];
+    return i - 1 - di_log(grown * abar) / di_log(1 - p->beta[i]);
+}
+
+/* ==== 8. A network as a denoiser =============================================================
+   Preconditioning (arXiv 2206.00364, eq. 7 and table 1): x = x_0 + sigma N, the denoiser is
+     D(x; sigma) = skip x + out F(in x, time)
+   and the noise predictor at x_t = sqrt(abar) x is eps = (x - D) / sigma. */
+
+/* Time of the level of iddpm nearest to sigma, the first if two are. */
+static double iddpm_time(const di_net *net, double sigma)
+{
+    int best = 0;
+    for (int j = 1; j <= net->steps; j++)
+        if (fabs(net->levels[j] - sigma) < fabs(net->levels[best] - sigma))
+            best = j;
+    return net->steps - 1 - best;
+}
+
+/* D at level sigma > 0; t: the time by the table, for a network trained with one. */
+static frame denoiser(const di_net *net, double sigma, double t)
+{
+    const config *f = &net->f;
+    double grown = 1 + sigma * sigma, sd = f->sigma_data, all = sigma * sigma + sd * sd;
+    frame a = { 1 / sqrt(grown), t, 1, -sigma }; /* predicts eps */
+    if (f->pred == PRED_X0) {
+        a.skip = 0;
+        a.out = 1;
+    } else if (f->pred == PRED_V) { /* v = sqrt(abar) eps - sqrt(1-abar) x_0 */
+        a.skip = 1 / grown;
+        a.out = -sigma / sqrt(grown);
+    }
+    if (f->sched == SCHED_VP) {
+        a.time = (net->steps - 1) * vp_time(f->beta_d, f->beta_min, grown);
+    } else if (f->sched == SCHED_IDDPM) {
+        a.time = iddpm_time(net, sigma);
+    } else if (f->sched == SCHED_VE) {
+        a.in = 1;
+        a.time = di_log(sigma / 2);
+        a.out = sigma;
+    } else if (f->sched == SCHED_EDM) {
+        a.in = 1 / sqrt(all);
+        a.time = di_log(sigma) / 4;
+        a.skip = sd * sd / all;
+        a.out = sigma * sd / sqrt(all);
+    }
+    return a;
+}
+
+/* eps of x_t at time t of the prior's table: (x - D) / sigma, x = x_t sqrt(1 + sigma^2). */
+static frame predictor(const di_net *net, const di_prior *p, double t)
+{
+    double abar = di_prior_abar(p, t == -1 ? t + 1e-15 : t);
+    double sigma = sqrt((1 - abar) / abar), grow = sqrt(1 / abar);
+    frame a = denoiser(net, sigma, t);
+    if (net->f.pred == PRED_EPS) {
+        a.in = a.out = 1;
+        a.skip = 0;
+    } else {
+        a.in *= grow;
+        a.skip = (1 - a.skip) / sigma * grow;
+        a.out /= -sigma;
+    }
+    return a;
+}
+
+/* Whether a prior's pass is more than F at the time of the table. */
+static int is_framed(const di_net *net)
+{
+    return net->f.pred != PRED_EPS || net->f.sched > SCHED_COSINE;
+}
+
+/* Room for the frames of n images as pass `keep`, and for one framed input of size d each. */
+static di_status room_for_frames(di_net *net, int keep, size_t n, size_t d)
+{
+    pass *p = &net->pass[keep];
+    if (p->frames < n) {
+        di_free(net->ctx, p->frame);
+        p->frames = 0;
+        p->frame = di_new(net->ctx, n, sizeof *p->frame + sizeof *p->time);
+        if (!p->frame)
+            return DI_EMEMORY;
+        p->time = (double *)(void *)(p->frame + n);
+        p->frames = n;
+    }
+    if (net->framed_size < n * d) {
+        di_free(net->ctx, net->framed);
+        net->framed_size = 0;
+        net->framed = di_new(net->ctx, n * d, sizeof *net->framed);
+        if (!net->framed)
+            return DI_EMEMORY;
+        net->framed_size = n * d;
+    }
+    return DI_OK;
+}
+
+/* framed = factor x of each image, the factor at that place of its frame. */
+static const di_real *frame_with(di_net *net, const pass *p, size_t place, size_t n, size_t d,
+                                 const di_real *x)
+{
+    for (size_t i = 0; i < n * d; i++) {
+        const char *at = (const char *)&p->frame[i / d] + place;
+        net->framed[i] = (di_real)*(const double *)(const void *)at * x[i];
+    }
+    return net->framed;
+}
+
+di_status di_net_denoise(di_net *net, size_t n, int h, int w, const double *sigma,
+                         const int *label, const di_real *x, di_real *x0, const di_real *gy,
+                         di_real *gx)
+{
+    size_t d = (size_t)net->f.in * h * w;
+    di_prior table = { .steps = net->steps, .beta = net->beta };
+    pass *p = net->pass;
+    if (net->f.in != net->f.pred_channels)
+        return di_fail(net->ctx, DI_EUSAGE, "a network that predicts %d of %d channels is no "
+                       "denoiser", net->f.pred_channels, net->f.in);
+    for (size_t i = 0; i < n; i++)
+        if (!(sigma[i] > 1e-8 && sigma[i] < 1e8))
+            return di_fail(net->ctx, DI_EUSAGE, "noise level %g: it must be positive",
+                           sigma[i]);
+    if (!plan(net, n, h, w, gy && gx) || room_for_frames(net, 0, n, d))
+        return net->ctx->status;
+    for (size_t i = 0; i < n; i++) {
+        p->frame[i] = denoiser(net, sigma[i], di_prior_time(&table, sigma[i], net->linear));
+        p->time[i] = p->frame[i].time;
+    }
+    if (run_forward(net, n, h, w, p->time, label,
+                    frame_with(net, p, offsetof(frame, in), n, d, x), net->f.pred_channels, x0,
+                    NULL, 0, gy && gx))
+        return net->ctx->status;
+    for (size_t i = 0; i < n * d; i++)
+        x0[i] = (di_real)p->frame[i / d].out * x0[i] + (di_real)p->frame[i / d].skip * x[i];
+    if (!gy || !gx)
+        return DI_OK;
+    backward(net, frame_with(net, p, offsetof(frame, out), n, d, gy), net->f.pred_channels, gx);
+    for (size_t i = 0; i < n * d; i++)
+        gx[i] = (di_real)p->frame[i / d].in * gx[i] + (di_real)p->frame[i / d].skip * gy[i];
+    return net->ctx->status;
+}
+
+/* ==== 9. A network as a prior ============================================================= */
 
 typedef struct net_prior {
     di_prior p;
@@ -1235,19 +1522,39 @@ static di_status net_eval(di_prior *p, size_t n, const double *t, const di_real 
         return di_fail(net->ctx, DI_EUSAGE, "%d passes kept: at most %d", keep, DI_MAX_KEEP);
     if (p->variance != DI_VAR_LEARNED_RANGE)
         v = NULL;
+    size_t d = (size_t)p->c * p->h * p->w;
+    pass *q = &net->pass[keep];
+    int shaped = net->f.pred != PRED_EPS; /* and so more than the time differs from F */
+    if (is_framed(net)) {
+        if (room_for_frames(net, keep, n, shaped ? d : 0))
+            return net->ctx->status;
+        for (size_t i = 0; i < n; i++) {
+            q->frame[i] = predictor(net, p, t[i]);
+            q->time[i] = q->frame[i].time;
+        }
+        t = q->time;
+        if (shaped)
+            x = frame_with(net, q, offsetof(frame, in), n, d, x);
+    }
+    q->images = n;
     if (again && keep_input(net, &net->pass[keep], n, p->h, p->w, t, p->label, x))
         return net->ctx->status;
-    return run_forward(net, n, p->h, p->w, t, p->label, x, net->f.pred_channels, eps, v,
-                       again ? 0 : keep, keep && !again);
+    di_status s = run_forward(net, n, p->h, p->w, t, p->label, x, net->f.pred_channels, eps, v,
+                              again ? 0 : keep, keep && !again);
+    for (size_t i = 0; shaped && !s && i < n * d; i++) { /* x is framed: in x */
+        const frame *a = &q->frame[i / d];
+        eps[i] = (di_real)a->out * eps[i] + (di_real)(a->skip / a->in) * x[i];
+    }
+    return s;
 }
 
 static di_status net_vjp(di_prior *p, int keep, const di_real *geps, di_real *gx)
 {
     di_net *net = ((net_prior *)p)->net;
     pass *q = keep < 1 || keep > DI_MAX_KEEP ? NULL : &net->pass[keep];
+    size_t n = q ? q->images : 0, d = (size_t)p->c * p->h * p->w;
     if (q && net->keep & DI_KEEP_STEPS && q->n) {
         const double *t = q->input;
-        size_t n = q->n;
         q->n = 0;
         if (run_forward(net, n, q->h, q->w, t, q->label, (const di_real *)(t + n), 0, NULL,
                         NULL, 0, 1))
@@ -1257,7 +1564,14 @@ static di_status net_vjp(di_prior *p, int keep, const di_real *geps, di_real *gx
     } else {
         return di_fail(net->ctx, DI_EUSAGE, "a prior's vjp must follow an eval with its keep");
     }
+    int shaped = net->f.pred != PRED_EPS;
+    if (shaped)
+        geps = frame_with(net, q, offsetof(frame, out), n, d, geps);
     backward(net, geps, net->f.pred_channels, gx);
+    for (size_t i = 0; shaped && i < n * d; i++) { /* geps is framed: out geps */
+        const frame *a = &q->frame[i / d];
+        gx[i] = (di_real)a->in * gx[i] + (di_real)(a->skip / a->out) * geps[i];
+    }
     return net->ctx->status;
 }
 
@@ -1265,9 +1579,13 @@ static size_t net_prior_bytes(di_prior *p, size_t n, int keep)
 {
     di_net *net = ((net_prior *)p)->net;
     size_t d = n * (size_t)p->c * p->h * p->w, one = plan(net, n, p->h, p->w, keep > 0);
+    size_t framed = 0, passes = (size_t)(keep > 1 ? keep : 1);
+    if (is_framed(net))
+        framed = passes * n * (sizeof(frame) + sizeof(double))
+                 + (net->f.pred == PRED_EPS ? 0 : d * sizeof(di_real));
     if (keep && net->keep & DI_KEEP_STEPS)
-        return one + keep * (d * sizeof(di_real) + n * sizeof(double));
-    return one * (size_t)(keep > 1 ? keep : 1);
+        return framed + one + keep * (d * sizeof(di_real) + n * sizeof(double));
+    return framed + one * passes;
 }
 
 di_status di_prior_net(di_net *net, int h, int w, di_prior **out)
@@ -1289,7 +1607,7 @@ di_status di_prior_net(di_net *net, int h, int w, di_prior **out)
     np->p.variance = net->f.var;
     np->p.steps = net->steps;
     np->p.beta = net->beta;
-    np->p.continuous = net->linear;
+    np->p.continuous = net->f.sched > SCHED_COSINE ? -1 : net->linear;
     np->p.eval = net_eval;
     np->p.vjp = net_vjp;
     np->p.bytes = net_prior_bytes;

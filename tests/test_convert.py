@@ -339,10 +339,11 @@ def network(kind="res", double=2, classes=0):
 def fill(parts, dtype="f32", prefix=""):
     """A Model of the network: numbers n/256 with |n| < 256, which every dtype holds."""
     model, dice = Model(), random.Random(1)
-    for i, (_, theirs, shape, _) in enumerate(parts):
+    flat = [(name, shape) for _, theirs, shape, _ in parts for name in theirs.split()]
+    for i, (name, shape) in enumerate(flat):
         values = [dice.randrange(-255, 256) / 256 for _ in range(math.prod(shape))]
         model.store(str(i), dtype, values)
-        model.add(prefix + theirs, str(i), shape)
+        model.add(prefix + name, str(i), shape)
     return model
 
 
@@ -353,6 +354,142 @@ def new_order(values, columns):
              *range(8, 16), *range(32, 40),         # k
              *range(16, 24), *range(40, 48)]        # v
     return sum((legacy[i] for i in order), [])
+
+
+# ---- The same network of diffusers and of EDM ------------------------------------------------
+
+# Additive conditioning, one head, resampling by convolution.
+DIFFUSERS = {"_class_name": "UNet2DModel", "_diffusers_version": "0.1.1", "sample_size": 8,
+             "block_out_channels": [8, 16], "layers_per_block": 1, "out_channels": 3,
+             "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+             "up_block_types": ["AttnUpBlock2D", "UpBlock2D"], "attention_head_dim": None,
+             "norm_num_groups": 4, "norm_eps": 1e-6, "freq_shift": 1, "flip_sin_to_cos": False,
+             "downsample_padding": 0, "dropout": 0.1, "act_fn": "silu"}
+QKV, PROJ = ("to_q", "to_k", "to_v"), "to_out.0"
+OLD_QKV, OLD_PROJ = ("query", "key", "value"), "proj_attn"
+
+
+def diffusers_res(ours, theirs, i, o):
+    yield from both(ours + ".n1", theirs + ".norm1", (i,))
+    yield from both(ours + ".c1", theirs + ".conv1", (o, i, 3, 3))
+    yield from both(ours + ".emb", theirs + ".time_emb_proj", (o, 32))
+    yield from both(ours + ".n2", theirs + ".norm2", (o,))
+    yield from both(ours + ".c2", theirs + ".conv2", (o, o, 3, 3))
+    if i != o:
+        yield from both(ours + ".skip", theirs + ".conv_shortcut", (o, i, 1, 1))
+
+
+def diffusers_att(ours, theirs, qkv, proj, tail):
+    """`tail`: sizes of 1 at the end of a matrix."""
+    yield from both(ours + ".n", theirs + ".group_norm", (16,))
+    for leaf, kind, shape, kept in ((".w", "weight", (16, 16) + tail, (48, 16)),
+                                    (".b", "bias", (16,), (48,))):
+        names = " ".join("%s.%s.%s" % (theirs, part, kind) for part in qkv)
+        yield ours + ".qkv" + leaf, names, shape, kept
+    yield ours + ".proj.w", "%s.%s.weight" % (theirs, proj), (16, 16) + tail, (16, 16)
+    yield ours + ".proj.b", "%s.%s.bias" % (theirs, proj), (16,), (16,)
+
+
+def diffusers_network(*how):
+    yield from both("temb.0", "time_embedding.linear_1", (32, 8))
+    yield from both("temb.1", "time_embedding.linear_2", (32, 32))
+    yield from both("stem", "conv_in", (8, 3, 3, 3))
+    yield from diffusers_res("enc.0.res", "down_blocks.0.resnets.0", 8, 8)
+    yield from both("enc.1.down", "down_blocks.0.downsamplers.0.conv", (8, 8, 3, 3))
+    yield from diffusers_res("enc.2.res", "down_blocks.1.resnets.0", 8, 16)
+    yield from diffusers_att("enc.2.att", "down_blocks.1.attentions.0", *how)
+    yield from diffusers_res("mid.0.res", "mid_block.resnets.0", 16, 16)
+    yield from diffusers_att("mid.1.att", "mid_block.attentions.0", *how)
+    yield from diffusers_res("mid.2.res", "mid_block.resnets.1", 16, 16)
+    yield from diffusers_res("dec.0.res", "up_blocks.0.resnets.0", 32, 16)
+    yield from diffusers_att("dec.0.att", "up_blocks.0.attentions.0", *how)
+    yield from diffusers_res("dec.1.res", "up_blocks.0.resnets.1", 24, 16)
+    yield from diffusers_att("dec.1.att", "up_blocks.0.attentions.1", *how)
+    yield from both("dec.1.up", "up_blocks.0.upsamplers.0.conv", (16, 16, 3, 3))
+    yield from diffusers_res("dec.2.res", "up_blocks.1.resnets.0", 24, 8)
+    yield from diffusers_res("dec.3.res", "up_blocks.1.resnets.1", 16, 8)
+    yield from both("out.n", "conv_norm_out", (8,))
+    yield from both("out.c", "conv_out", (3, 8, 3, 3))
+
+
+def edm_block(ours, theirs, i, o, song, att=None, resampled=False):
+    yield from both(ours + ".res.n1", theirs + ".norm0", (i,))
+    yield from both(ours + ".res.c1", theirs + ".conv0", (o, i, 3, 3))
+    yield from both(ours + ".res.emb", theirs + ".affine", (o if song else 2 * o, 32))
+    yield from both(ours + ".res.n2", theirs + ".norm1", (o,))
+    yield from both(ours + ".res.c2", theirs + ".conv1", (o, o, 3, 3))
+    if i != o or song and resampled:
+        yield from both(ours + ".res.skip", theirs + ".skip", (o, i, 1, 1))
+    if att:
+        yield from both(att + ".n", theirs + ".norm2", (o,))
+        for part in "qkv", "proj":
+            rows = 3 * o if part == "qkv" else o
+            yield "%s.%s.w" % (att, part), "%s.%s.weight" % (theirs, part), \
+                (rows, o, 1, 1), (rows, o)
+            yield "%s.%s.b" % (att, part), "%s.%s.bias" % (theirs, part), (rows,), (rows,)
+
+
+def edm_network(song):
+    """SongUNet or DhariwalUNet with 5 classes; in SongUNet only the last block of a decoder's
+    level attends."""
+    out = "dec.8x8_aux_" if song else "out_"
+    if song:
+        yield "label.w", "map_label.weight", (8, 5), (5, 8)
+        yield "label.b", "map_label.bias", (8,), (8,)
+    yield from both("temb.0", "map_layer0", (32, 8))
+    yield from both("temb.1", "map_layer1", (32, 32))
+    if not song:
+        yield "label.w", "map_label.weight", (32, 5), (5, 32)
+    yield from both("stem", "enc.8x8_conv", (8, 3, 3, 3))
+    yield from edm_block("enc.0", "enc.8x8_block0", 8, 8, song)
+    yield from edm_block("enc.1.down", "enc.4x4_down", 8, 8, song, None, True)
+    yield from edm_block("enc.2", "enc.4x4_block0", 8, 16, song, "enc.2.att")
+    yield from edm_block("mid.0", "dec.4x4_in0", 16, 16, song, "mid.1.att")
+    yield from edm_block("mid.2", "dec.4x4_in1", 16, 16, song)
+    yield from edm_block("dec.0", "dec.4x4_block0", 32, 16, song, not song and "dec.0.att")
+    yield from edm_block("dec.1", "dec.4x4_block1", 24, 16, song, "dec.1.att")
+    yield from edm_block("dec.1.up", "dec.8x8_up", 16, 16, song, None, True)
+    yield from edm_block("dec.2", "dec.8x8_block0", 24, 8, song)
+    yield from edm_block("dec.3", "dec.8x8_block1", 16, 8, song)
+    yield from both("out.n", out + "norm", (8,))
+    yield from both("out.c", out + "conv", (3, 8, 3, 3))
+
+
+def edm_model(song, dtype="f32", prefix="model."):
+    """With the constant filters, and weights of augmentation labels."""
+    model = fill(edm_network(song), dtype, prefix)
+    for block in ("enc.4x4_down", "dec.8x8_up"):
+        for part in ("conv0", "skip"):
+            name = "%s%s.%s.resample_filter" % (prefix, block, part)
+            model.simple(name, "f32", (1, 1, 2, 2), [0.25] * 4)
+    model.simple(prefix + "map_augment.weight", "f32", (8, 9), [1] * 72)
+    return model
+
+
+def edm_config(song):
+    same = dict(net__out="3", pred__var="none", pred__kind="edm_F", sched__kind="edm",
+                sched__sigma_data="0.5", sched__steps=None, sched__beta_start=None,
+                sched__beta_end=None, net__norm__min_channels="4", net__classes="5",
+                qkv__order="edm")
+    if song:
+        return variant(net__cond="add", net__attn__heads="1", net__attn__dec="none,last",
+                       net__resample_skip_conv="1", net__label="time", **same)
+    return variant(net__attn__heads=None, net__attn__head_channels="8", **same)
+
+
+def edm_expected(song, prefix="model."):
+    """q, k and v alternate row by row; classes are columns."""
+    model, result = edm_model(song, prefix=prefix), {}
+    for ours, theirs, shape, kept in edm_network(song):
+        values = model.values(prefix + theirs)
+        if ".qkv." in ours:
+            columns = math.prod(shape[1:])
+            lines = [values[i:i + columns] for i in range(0, len(values), columns)]
+            values = sum(lines[0::3] + lines[1::3] + lines[2::3], [])
+        if ours == "label.w":
+            values = values[0::5] + values[1::5] + values[2::5] + values[3::5] + values[4::5]
+        result[ours] = (kept, values)
+    return result
 
 
 # ---- Running the converter -------------------------------------------------------------------
@@ -649,7 +786,7 @@ def test_prefixes_and_buffers():
 def expected(parts, model, order="legacy"):
     result = {}
     for ours, theirs, shape, kept in parts:
-        values = model.values(theirs)
+        values = sum(map(model.values, theirs.split()), [])
         if ".att.qkv." in ours and order == "legacy":
             values = new_order(values, math.prod(shape[1:]))
         result[ours] = (kept, values)
@@ -754,16 +891,146 @@ def test_kinds_of_network():
     compare(tensors, want, "f32")
 
 
+def test_diffusers():
+    """Both spellings, matrices of rank 2, 3 and 4, all dtypes; q, k, v one below the other."""
+    config = json.dumps(DIFFUSERS)
+    for how in ((QKV, PROJ, ()), (OLD_QKV, OLD_PROJ, ()), (QKV, PROJ, (1,)),
+                (OLD_QKV, OLD_PROJ, (1, 1))):
+        parts = list(diffusers_network(*how))
+        for dtype in ("f32", "f16"):
+            model = fill(parts, dtype)
+            for data in (model.zip(), model.safe()):
+                meta, tensors = converted(data, config=config)
+                compare(tensors, expected(parts, model, "new"), dtype)
+                equal(meta["places"], [part[0] for part in parts], "order of execution")
+    by_hand = variant(
+        net__out="3", net__cond="add", net__resample="conv", net__attn__heads="1",
+        net__norm__eps="1e-6", net__temb__freq_shift="1", net__temb__order="sin_cos",
+        net__down_pad="end", pred__var="fixed_small", qkv__order="new")
+    told = converted(data, config=by_hand)[0]
+    equal(meta, told, "config.json")
+    assert "net.center" not in meta and "net.mid_scale" not in meta
+    refused(data, "qkv.order=edm: the checkpoint is a network of diffusers", by_hand.replace(
+        "qkv.order=new", "qkv.order=edm"))
+
+
+def test_diffusers_mismatches():
+    parts = list(diffusers_network(QKV, PROJ, ()))
+    config = json.dumps(DIFFUSERS)
+    for change, text in (
+            (lambda m: m.tensors.pop("mid_block.attentions.0.to_k.bias"),
+             "1 missing: mid_block.attentions.0.to_k.bias\n"),
+            (lambda m: m.add("mid_block.attentions.0.to_k.weight", "0", (16, 8)),
+             "mid_block.attentions.0.to_k.weight (16x8, not 16x16)\n"),
+            (lambda m: m.simple("mid_block.attentions.0.to_v.bias", "f16", (16,), [0] * 16),
+             "mid_block.attentions.0.to_v.bias (of dtype f16)\n"),
+            (lambda m: m.add("mid_block.attentions.0.query.bias", "0", (16,)),
+             "1 surplus: mid_block.attentions.0.query.bias\n"),
+            (lambda m: m.add("time_proj.weight", "0", (4,)), "a fourier or learned time")):
+        model = fill(parts)
+        change(model)
+        refused(model.zip(), text, config)
+
+
+def test_diffusers_config():
+    """What the fields become, and what is refused by its name."""
+    def meta(**fields):
+        return randomly("--config", write("config", json.dumps(dict(DIFFUSERS, **fields))))[0]
+    for fields, want in (
+            (dict(sample_size=[16, 16], center_input_sample=True, num_class_embeds=7),
+             "net.image_size=16 net.center=1 net.classes=7"),
+            (dict(mid_block_scale_factor=2 ** 0.5, out_channels=6),
+             "net.mid_scale=0.707106781186548 net.out=6 pred.var=learned_range"),
+            (dict(resnet_time_scale_shift="scale_shift", attention_head_dim=4),
+             "net.cond=scale_shift net.attn.mid_norm=0 net.attn.head_channels=4"),
+            (dict(resnet_time_scale_shift="scale_shift", attn_norm_num_groups=4),
+             "net.cond=scale_shift net.attn.mid_norm=1"),
+            (dict(down_block_types=["AttnDownBlock2D", "DownBlock2D"], downsample_type="resnet",
+                  upsample_type="resnet"),
+             "net.resample=res net.attn.enc=all,none net.attn.dec=none,all"),
+            (dict(block_out_channels=[8, 20], time_embedding_dim=64, downsample_padding=1,
+                  add_attention=False), "net.mult=1,2.5 net.emb=64 net.down_pad=sym "
+             "net.attn.mid=0"),
+            (dict(block_out_channels=[12, 16]), "net.mult=1,1.33333333333334"),
+            (dict(block_out_channels=[8], down_block_types=["DownBlock2D"],
+                  up_block_types=["UpBlock2D"]), "net.resample=none net.mult=1")):
+        lines = meta(**fields)
+        for word in want.split():
+            equal("%s=%s" % (word.split("=")[0], lines.get(word.split("=")[0])), word)
+    for field, values in {
+            "time_embedding_type": ["fourier", "learned", None],
+            "class_embed_type": ["identity"], "downsample_type": ["fir", None],
+            "mid_block_type": [None], "act_fn": ["gelu"], "sample_size": [None, [8, 9], 0, "8"],
+            "resnet_time_scale_shift": ["ada_group"], "attn_norm_num_groups": [2],
+            "freq_shift": [2, True], "downsample_padding": [2],
+            "upsample_type": ["resnet"], "down_block_types": [["SkipDownBlock2D"] * 2, 4],
+            "up_block_types": [["UpBlock2D"], ["AttnUpBlock2D", "KUpBlock2D"]],
+            "block_out_channels": [[], [8, -8], [8, 16.0], "8"], "norm_num_groups": [None],
+            "mid_block_scale_factor": [0, "1", True], "norm_eps": [None], "in_channels": [None],
+            "center_input_sample": [1], "_class_name": ["UNet2DConditionModel"],
+            "cross_attention_dim": [8], "attention_head_dim": [[8, 8], 0]}.items():
+        for value in values:
+            text = json.dumps(dict(DIFFUSERS, **{field: value}))
+            refused(b"", field, text)
+    refused(b"", "not JSON", "{]")
+    refused(b"", "duplicate field 'a'", '{"a": 1, "a": 1}')
+    refused(b"", "nested", '{"a":' + "[" * 100000)
+
+
+def test_edm():
+    for song in (True, False):
+        parts, config = list(edm_network(song)), edm_config(song)
+        for prefix in ("", "model."):
+            want = edm_expected(song, prefix)
+            for dtype in ("f32", "f64"):
+                model = edm_model(song, dtype, prefix)
+                model.simple("u", "f32", (3,), [2, 1, 0])
+                meta, tensors = converted(model.zip(), config=config)
+                compare(tensors, want, "f32")
+                equal(meta["places"], [part[0] for part in parts], "order of execution")
+        equal((meta["sched.kind"], meta["pred.kind"], meta.get("net.label")),
+              ("edm", "edm_F", "time" if song else None))
+    refused(edm_model(False).zip(), "qkv.order=new: the checkpoint is a network of EDM",
+            config.replace("qkv.order=edm", "qkv.order=new"))
+    refused(edm_model(False).zip(), "enc.16x16_conv.weight",
+            config.replace("image_size=8", "image_size=16"))
+    model = edm_model(False)
+    model.tensors.pop("model.map_label.weight")
+    model.add("model.map_label.weight", "0", (8, 5))
+    refused(model.zip(), "1 of wrong shape: map_label.weight (8x5, not 32x5)", config)
+
+
+def test_edm_refusals():
+    """Other filters, embeddings and encoders than those the reader knows."""
+    name = "model.enc.4x4_down.conv0.resample_filter"
+    for size, values, text in (((1, 1, 2, 2), [0.25, 0.25, 0.25, 0.5], "filter [1,1]"),
+                               ((1, 1, 4, 4), [1 / 64] * 16, "(1x1x4x4): not the filter"),
+                               ((4,), [0.25] * 4, "not the filter")):
+        model = edm_model(True)
+        model.simple(name, "f32", size, values)
+        refused(model.zip(), text, edm_config(True))
+    for name, text in (("map_noise.freqs", "fourier time embedding"),
+                       ("enc.4x4_aux_down.resample_filter", "skip or residual encoder"),
+                       ("enc.4x4_aux_skip.weight", "skip or residual encoder"),
+                       ("enc.4x4_aux_residual.weight", "skip or residual encoder"),
+                       ("dec.8x8_aux_up.resample_filter", "skip or residual encoder"),
+                       ("enc.4x4_block1.norm0.weight", "1 surplus: enc.4x4_block1.norm0")):
+        model = edm_model(True)
+        model.simple("model." + name, "f32", (1, 1, 2, 2), [0.25] * 4)
+        refused(model.zip(), text, edm_config(True))
+    model = edm_model(True)
+    model.tensors.pop("model.dec.8x8_up.skip.weight")
+    refused(model.zip(), "1 missing: dec.8x8_up.skip.weight", edm_config(True))
+
+
 def test_qkv_orders_of_four_rows():
     """C = 4, 2 heads: row r of the bias holds 10 r; the orders are written out."""
     tensor = convert.Tensor(None, "f32", 0, (12,), (1,))
-    config = convert.config_file(write("config", CONFIG))
     orders = {"legacy": [0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11],
               "new": list(range(12)),
               "edm": [0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11]}
     for order, want in orders.items():
-        config.values["qkv.order"] = order
-        view = convert.new_order(tensor, config, "enc.0.att.qkv.b")
+        view = convert.new_order(tensor, 2, order)
         got = [sum(i * s for i, s in zip(index, view.stride))
                for index in itertools.product(*map(range, view.size))]
         equal(got, want, order)
@@ -863,6 +1130,26 @@ def test_presets():
         equal(status, 2)
         assert "does not fit preset %s: %d missing: time_embed.0" % (name, count) in err, err
         assert "and %d more; 1 surplus: x" % (count - 8) in err, err
+
+
+def test_more_presets():
+    """Weights and tensors of the published networks of diffusers and EDM."""
+    ddpm, edm = ("conv_in.weight", (128, 3, 3, 3)), ("map_layer0.weight", (512, 128))
+    for name, telltale, weights, count in (
+            ("ddpm-cifar10-32", ddpm, 35746307, 328),
+            ("ddpm-celebahq-256", ddpm, 113673219, 450),
+            ("ddpm-church-256", ddpm, 113673219, 450), ("blackhole-50k", edm, 20041217, 200),
+            ("ns-5m", edm, 26790785, 306), ("fwi-5m", edm, 26790785, 306),
+            ("inv-scatter-5m", edm, 26790785, 306), ("mri-knee", edm, 26002050, 288),
+            ("mri-brain", edm, 26002050, 288)):
+        shapes = [shape for _, shape in convert.graph(convert.preset(name))]
+        equal(sum(map(math.prod, shapes)), weights, name)
+        model = Model()
+        model.simple(telltale[0], "f32", telltale[1], [0] * math.prod(telltale[1]))
+        status, _, err = tool(write("in", model.zip()), "-o", path("out.unw"), "--preset", name)
+        equal(status, 2)
+        assert "does not fit preset %s: %d missing: " % (name, count - 1) in err, err
+        assert "surplus" not in err and "wrong" not in err, err
 
 
 def test_shipped_prior():
@@ -990,10 +1277,11 @@ def test_mismatches():
     model.add("out.0.bias", "0", (9,))
     refused(model.zip(), "does not fit config 'config': 1 missing: out.2.bias; 1 surplus: a; "
             "1 of wrong shape: out.0.bias (9, not 8)", config=CONFIG)
-    for name, family in (("conv_in.weight", "diffusers"), ("map_layer0.weight", "EDM")):
+    for name, text in (("conv_in.weight", "a network of diffusers, whose order is new"),
+                       ("map_layer0.weight", "a network of EDM, whose order is edm")):
         model = Model()
         model.simple(name, "f32", (1,), [0])
-        refused(model.zip(), family, config=CONFIG)
+        refused(model.zip(), text, config=CONFIG)
     for changes, text in ((dict(net__base="16"), "time_embed.0.weight (32x8, not 64x16)"),
                           (dict(net__blocks="2"), "input_blocks.4.0"),
                           (dict(net__cond="add"), "emb_layers.1.weight (16x32, not 8x32)"),
@@ -1034,6 +1322,8 @@ def test_config_faults():
             (variant(net__mult="0.01,1"), "net.mult times net.base"),
             (variant(net__mult=",".join(["1"] * 17)), "at most 16 values"),
             (variant(sched__kind="table"), "sched.kind=table: expected one of"),
+            (variant(pred__kind="edm_F"), "pred.kind=edm_F does not go with sched.kind=linear"),
+            (variant(net__label="time"), "net.label goes with net.classes"),
             (variant(net__in="4", net__out="8"), "missing data.channels"),
             (CONFIG + "data.max=-1", "data.min must be below data.max")):
         refused(data, text, config=config)

@@ -8,14 +8,16 @@
                      [--dtype f32|f16|bf16]
 
 IN is a PyTorch checkpoint (zip, or the older stream) or a .safetensors file, of a network in
-guided-diffusion layout. --list checks IN and prints a line a tensor: name, dtype, shape, CRC-32
-of the values as float32; it takes any network.
+the layout of guided-diffusion, of diffusers (UNet2DModel) or of EDM (SongUNet, DhariwalUNet).
+--list checks IN and prints a line a tensor: name, dtype, shape, CRC-32 of the values as
+float32; it takes any network.
 --entry names the dictionary to take; by default the top level, else `ema`, `state_dict`, ...
 --dtype sets how the weights are stored; by default as IN has them (float64 becomes float32).
 --config is a file of key=value lines, # starts a comment line. The keys are those of the weight
 file's metadata, and qkv.order=legacy|new|edm. Keys left out take the values in COMMON below;
 net.stem, net.emb, pred.channels and data.channels follow from the others. What shapes can tell
-is checked against IN.
+is checked against IN. A UNet2DModel's config.json does as well; it says nothing of the
+schedule, which is taken to be 1000 linear steps of predicted noise.
 --random needs no IN: the network has its full size and random weights, every layer of about
 unit gain, the same for the same --seed (0). For benchmarks and tests.
 
@@ -24,8 +26,8 @@ few inert objects. Memory stays small whatever the size of IN. A refusal is one 
 Exit status: 1 usage, 2 input file, 3 memory, 5 interrupted, 6 output.
 
 Chapters: 1 refusals and limits, 2 the input file, 3 pickles, 4 containers, 5 values, 6 which
-dictionary, 7 the configuration, 8 the network, 9 the weight file, 10 random weights, 11 the
-command.
+dictionary, 7 the configuration, 8 presets, 9 a diffusers config.json, 10 the network, 11 what
+checkpoints call its tensors, 12 the weight file, 13 random weights, 14 the command.
 """
 import argparse
 import array
@@ -1032,13 +1034,14 @@ KEYS = {
     "net.norm.eps": number(0, 1), "net.cond": one_of("scale_shift", "add"),
     "net.resample": list_of(one_of("res", "conv", "pool", "none")),
     "net.down_pad": one_of("sym", "end"), "net.resample_skip_conv": FLAG,
-    "net.residual_scale": number(1e-6, 1e6), "net.temb.freq_shift": FLAG,
+    "net.residual_scale": number(1e-6, 1e6), "net.mid_scale": number(1e-6, 1e6),
+    "net.temb.freq_shift": FLAG,
     "net.temb.order": one_of("cos_sin", "sin_cos"), "net.temb.max_period": number(1, 1e12),
-    "net.image_size": integer(1, 65536),
+    "net.image_size": integer(1, 65536), "net.label": one_of("time"), "net.center": FLAG,
     "pred.kind": one_of("eps", "x0", "v", "edm_F"),
     "pred.var": one_of("none", "learned_range", "fixed_small", "fixed_large"),
     "pred.channels": integer(1, 65536),
-    "sched.kind": one_of("linear", "cosine", "vp", "ve", "edm"),
+    "sched.kind": one_of("linear", "cosine", "vp", "ve", "edm", "iddpm"),
     "sched.steps": integer(1, 1000000), "sched.beta_start": number(0, 1),
     "sched.beta_end": number(0, 1), "sched.beta_d": number(0, 1e6),
     "sched.beta_min": number(0, 1e6),
@@ -1048,12 +1051,15 @@ KEYS = {
     "qkv.order": one_of("legacy", "new", "edm"),        # told to the converter only
 }
 SCHEDULES = {"linear": {"sched.steps", "sched.beta_start", "sched.beta_end"},
-             "cosine": {"sched.steps"}, "vp": {"sched.beta_d", "sched.beta_min"}, "ve": set(),
-             "edm": {"sched.sigma_data"}}
-CHOICES = {"net.attn.heads", "net.attn.heads_dec", "net.attn.head_channels", "qkv.order"} \
+             "cosine": {"sched.steps"}, "vp": {"sched.beta_d", "sched.beta_min", "sched.steps"},
+             "ve": set(), "edm": {"sched.sigma_data"}, "iddpm": {"sched.steps"}}
+PREDICTED = {"vp": ("eps",), "ve": ("edm_F",), "edm": ("edm_F",), "iddpm": ("eps",)}
+CHOICES = {"net.attn.heads", "net.attn.heads_dec", "net.attn.head_channels", "qkv.order",
+           "net.label", "net.center", "net.mid_scale"} \
     | set().union(*SCHEDULES.values())                  # keys that may be absent
+UNSAID = {"net.center": 0, "net.mid_scale": 1}          # left out of the metadata
 
-# What guided-diffusion networks share.
+# Keys that are left out: what most guided-diffusion networks share.
 COMMON = """
     format.kind=unet2d        net.in=3                net.classes=0
     net.attn.mid=1            net.attn.mid_norm=1     net.norm.groups=32
@@ -1063,70 +1069,11 @@ COMMON = """
     pred.kind=eps             t.scale=1
     data.min=-1               data.max=1              data.shift=0              data.scale=1
 """
-LINEAR = """
-    sched.kind=linear         sched.steps=1000        sched.beta_start=0.0001
-    sched.beta_end=0.02
-"""
-ADM_256 = LINEAR + """
-    net.image_size=256        net.out=6               net.mult=1,1,2,2,4,4
-    net.cond=scale_shift      net.resample=res,res,res,res,res
-    net.attn.head_channels=64 qkv.order=legacy        pred.var=learned_range
-"""
-FFHQ = ADM_256 + """
-    net.base=128              net.blocks=1
-    net.attn.enc=none,none,none,none,all,none         net.attn.dec=none,none,none,none,all,none
-"""
-IMAGENET = ADM_256 + """
-    net.base=256              net.blocks=2
-    net.attn.enc=none,none,none,all,all,all           net.attn.dec=none,none,none,all,all,all
-"""
-PORTRAITS = LINEAR + """
-    net.image_size=64         net.out=3               net.mult=1,1,2,2
-    net.cond=scale_shift      net.resample=res,res,res
-    net.base=64               net.blocks=1
-    net.attn.enc=none,none,all,all                    net.attn.dec=none,none,all,all
-    net.attn.head_channels=32 qkv.order=legacy        pred.var=fixed_large
-"""
-PRESETS = {"ffhq_10m": FFHQ, "celebahq_p2": FFHQ, "imagenet256": IMAGENET,
-           "lsun_bedroom": IMAGENET, "portraits64": PORTRAITS}
-LICENSES = {
-    "portraits64": "trained on photographs by Chris McAndrew / UK Parliament, CC BY 3.0 "
-    "(https://creativecommons.org/licenses/by/3.0/), cropped and resized; on headshots of the "
-    "Civil Services project, (c) 2017, MIT licence; and on official portraits of members of "
-    "the United States Congress, works of the United States government",
-}
 UNSTATED = "see the publisher of the checkpoint"
 
 
 def pairs_of(text):
     return dict(word.split("=", 1) for word in text.split())
-
-
-def preset(name):
-    pairs = dict(pairs_of(PRESETS[name]), **{"info.license": LICENSES.get(name, UNSTATED)})
-    return Config(pairs, "preset " + name)
-
-
-def config_file(path):
-    where = "config " + show(os.path.basename(path))
-    try:
-        with open(path, "rb") as file:
-            text = file.read(MAX_STRING + 1).decode("utf-8")
-    except (OSError, ValueError) as error:
-        raise Refusal("%s: cannot read: %s" % (where, reason(error)))
-    if len(text) > MAX_STRING:
-        raise Refusal("%s: too long" % where)
-    pairs = {}
-    for line_number, line in enumerate(text.split("\n"), 1):
-        line = line.strip()
-        if not line or line.startswith("#"):
-            continue
-        key, equals, value = (part.strip() for part in line.partition("="))
-        if not equals or key in pairs:
-            raise Refusal("%s, line %d: %s" % (where, line_number, "duplicate key " + show(key)
-                                               if equals else "not key=value"))
-        pairs[key] = value
-    return Config(pairs, where)
 
 
 class Config:
@@ -1200,6 +1147,11 @@ class Config:
                       % (self["net.out"], channels, self["pred.var"]))
         if channels != self["net.in"]:
             self.fail("pred.channels must equal net.in")
+        if self["pred.kind"] not in PREDICTED.get(self["sched.kind"], ("eps", "x0", "v")):
+            self.fail("pred.kind=%s does not go with sched.kind=%s"
+                      % (self["pred.kind"], self["sched.kind"]))
+        if self.get("net.label") and not self["net.classes"]:
+            self.fail("net.label goes with net.classes")
         if self["data.min"] >= self["data.max"]:
             self.fail("data.min must be below data.max")
 
@@ -1227,7 +1179,8 @@ class Config:
             self.fail("%s: %d channels do not divide into %d groups" % (name, channels, groups))
 
     def lines(self):
-        return {key: value_text(self[key]) for key in self.values if key != "qkv.order"}
+        return {key: value_text(value) for key, value in self.values.items()
+                if key != "qkv.order" and value != UNSAID.get(key)}
 
 
 def value_text(value):
@@ -1238,7 +1191,280 @@ def value_text(value):
     return str(value)
 
 
-# ---- 8. The network --------------------------------------------------------------------------
+# ---- 8. Presets ------------------------------------------------------------------------------
+
+LINEAR = """
+    sched.kind=linear         sched.steps=1000        sched.beta_start=0.0001
+    sched.beta_end=0.02
+"""
+ADM_256 = LINEAR + """
+    net.image_size=256        net.out=6               net.mult=1,1,2,2,4,4
+    net.cond=scale_shift      net.resample=res,res,res,res,res
+    net.attn.head_channels=64 qkv.order=legacy        pred.var=learned_range
+"""
+FFHQ = ADM_256 + """
+    net.base=128              net.blocks=1
+    net.attn.enc=none,none,none,none,all,none         net.attn.dec=none,none,none,none,all,none
+"""
+IMAGENET = ADM_256 + """
+    net.base=256              net.blocks=2
+    net.attn.enc=none,none,none,all,all,all           net.attn.dec=none,none,none,all,all,all
+"""
+PORTRAITS = LINEAR + """
+    net.image_size=64         net.out=3               net.mult=1,1,2,2
+    net.cond=scale_shift      net.resample=res,res,res
+    net.base=64               net.blocks=1
+    net.attn.enc=none,none,all,all                    net.attn.dec=none,none,all,all
+    net.attn.head_channels=32 qkv.order=legacy        pred.var=fixed_large
+"""
+DDPM = LINEAR + """
+    net.out=3                 net.base=128            net.blocks=2
+    net.cond=add              net.norm.eps=0.000001   net.down_pad=end
+    net.temb.freq_shift=1     net.temb.order=sin_cos
+    net.attn.heads=1          qkv.order=new           pred.var=fixed_small
+"""
+DDPM_32 = DDPM + """
+    net.image_size=32         net.mult=1,2,2,2        net.resample=conv,conv,conv
+    net.attn.enc=none,all,none,none                   net.attn.dec=none,all,none,none
+    pred.var=fixed_large
+"""
+DDPM_256 = DDPM + """
+    net.image_size=256        net.mult=1,1,2,2,4,4    net.resample=conv,conv,conv,conv,conv
+    net.attn.enc=none,none,none,none,all,none         net.attn.dec=none,none,none,none,all,none
+"""
+EDM = """
+    net.in=1                  net.out=1               net.base=128
+    net.blocks=1              net.norm.min_channels=4 qkv.order=edm             pred.var=none
+"""
+BLACK_HOLE = EDM + """
+    net.image_size=64         net.mult=1,2,2          net.resample=res,res
+    net.attn.enc=none,none,all                        net.attn.dec=none,none,last
+    net.cond=add              net.norm.eps=0.000001   net.attn.heads=1
+    net.temb.freq_shift=1     net.temb.order=sin_cos
+    net.resample_skip_conv=1  net.residual_scale=0.707106781186548
+    sched.kind=vp             sched.beta_d=19.9       sched.beta_min=0.1        sched.steps=1000
+    data.shift=1              data.scale=0.5
+"""
+DHARIWAL = EDM + """
+    net.image_size=128        net.mult=1,1,1,2,2      net.resample=res,res,res,res
+    net.attn.enc=none,none,none,all,none              net.attn.dec=none,none,none,all,none
+    net.cond=scale_shift      net.attn.head_channels=64
+    sched.kind=edm            sched.sigma_data=0.5    pred.kind=edm_F
+"""
+NAVIER_STOKES = DHARIWAL + "data.scale=10"
+WAVEFORM = DHARIWAL + "data.shift=3 data.min=-1.5 data.max=1.5"
+SCATTER = DHARIWAL + "data.shift=1 data.scale=0.5"
+MRI = DHARIWAL + """
+    net.in=2                  net.out=2               net.image_size=320
+    net.attn.enc=none,none,none,none,none             net.attn.dec=none,none,none,none,none
+    data.channels=complex
+"""
+PRESETS = {"ffhq_10m": FFHQ, "celebahq_p2": FFHQ, "imagenet256": IMAGENET,
+           "lsun_bedroom": IMAGENET, "portraits64": PORTRAITS, "ddpm-cifar10-32": DDPM_32,
+           "ddpm-celebahq-256": DDPM_256, "ddpm-church-256": DDPM_256,
+           "blackhole-50k": BLACK_HOLE, "ns-5m": NAVIER_STOKES, "fwi-5m": WAVEFORM,
+           "inv-scatter-5m": SCATTER, "mri-knee": MRI, "mri-brain": MRI}
+LICENSES = {
+    "portraits64": "trained on photographs by Chris McAndrew / UK Parliament, CC BY 3.0 "
+    "(https://creativecommons.org/licenses/by/3.0/), cropped and resized; on headshots of the "
+    "Civil Services project, (c) 2017, MIT licence; and on official portraits of members of "
+    "the United States Congress, works of the United States government",
+}
+
+
+def preset(name):
+    pairs = dict(pairs_of(PRESETS[name]), **{"info.license": LICENSES.get(name, UNSTATED)})
+    return Config(pairs, "preset " + name)
+
+
+def config_file(path):
+    where = "config " + show(os.path.basename(path))
+    try:
+        with open(path, "rb") as file:
+            text = file.read(MAX_STRING + 1).decode("utf-8")
+    except (OSError, ValueError) as error:
+        raise Refusal("%s: cannot read: %s" % (where, reason(error)))
+    if len(text) > MAX_STRING:
+        raise Refusal("%s: too long" % where)
+    if text.lstrip().startswith("{"):
+        return Config(DiffusersConfig(text, where).pairs(), where)
+    pairs = {}
+    for line_number, line in enumerate(text.split("\n"), 1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        key, equals, value = (part.strip() for part in line.partition("="))
+        if not equals or key in pairs:
+            raise Refusal("%s, line %d: %s" % (where, line_number, "duplicate key " + show(key)
+                                               if equals else "not key=value"))
+        pairs[key] = value
+    return Config(pairs, where)
+
+
+# ---- 9. A diffusers config.json --------------------------------------------------------------
+
+# The fields of UNet2DModel, and what a field that is left out means.
+UNET2D = {
+    "sample_size": None, "in_channels": 3, "out_channels": 3, "center_input_sample": False,
+    "time_embedding_type": "positional", "time_embedding_dim": None, "freq_shift": 0,
+    "flip_sin_to_cos": True,
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D",
+                         "AttnDownBlock2D"],
+    "mid_block_type": "UNetMidBlock2D",
+    "up_block_types": ["AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
+    "block_out_channels": [224, 448, 672, 896], "layers_per_block": 2,
+    "mid_block_scale_factor": 1, "downsample_padding": 1, "downsample_type": "conv",
+    "upsample_type": "conv", "dropout": 0, "act_fn": "silu", "attention_head_dim": 8,
+    "norm_num_groups": 32, "attn_norm_num_groups": None, "norm_eps": 1e-5,
+    "resnet_time_scale_shift": "default", "add_attention": True, "class_embed_type": None,
+    "num_class_embeds": None, "num_train_timesteps": None,
+}
+UNREAD = ("_diffusers_version", "_name_or_path", "_use_default_values")
+
+
+class DiffusersConfig:
+    """Translates config.json into our keys; refuses, by its name, what they cannot say."""
+
+    def __init__(self, text, where):
+        self.where = where
+        try:
+            fields = json.loads(text, object_pairs_hook=self.unique)
+        except ValueError as error:
+            raise Refusal("%s: not JSON: %s" % (where, show(str(error))))
+        if fields.pop("_class_name", None) != "UNet2DModel":
+            self.fail("_class_name is not UNet2DModel")
+        for name in UNREAD:
+            fields.pop(name, None)
+        for name in fields:
+            if name not in UNET2D:
+                self.fail("unknown field " + show(name))
+        self.fields = dict(UNET2D, **fields)
+
+    def fail(self, text):
+        raise Refusal("%s: %s" % (self.where, text))
+
+    def unique(self, pairs):
+        for name, count in collections.Counter(name for name, _ in pairs).items():
+            if count > 1:
+                self.fail("duplicate field " + show(name))
+        return dict(pairs)
+
+    def refuse(self, name, wanted):
+        self.fail("%s=%s: expected %s" % (name, show(self.fields[name]), wanted))
+
+    def choice(self, name, table):
+        """What `table` says for the field's value, or a refusal."""
+        value = self.fields[name]
+        for known, meaning in table.items():
+            if type(value) is type(known) and value == known:
+                return meaning
+        self.refuse(name, " or ".join(map(show, table)))
+
+    def count(self, name, absent=None):
+        """A positive integer; `absent` stands for null."""
+        value = self.fields[name]
+        if value is None and absent is not None:
+            return absent
+        if not whole(value, 1 << 20) or value == 0:
+            self.refuse(name, "a positive integer")
+        return value
+
+    def real(self, name):
+        value = self.fields[name]
+        if type(value) not in (int, float) or not 0 < value < 1e6:
+            self.refuse(name, "a positive number")
+        return value
+
+    def listing(self, name, fits, wanted):
+        value = self.fields[name]
+        if type(value) is not list or not 1 <= len(value) <= 16 or not all(map(fits, value)):
+            self.refuse(name, "a list of " + wanted)
+        return value
+
+    def pairs(self):
+        for name, only in (("time_embedding_type", "positional"), ("class_embed_type", None),
+                           ("mid_block_type", "UNetMidBlock2D")):
+            self.choice(name, {only: only})
+        self.choice("act_fn", {"silu": 1, "swish": 1})
+        inputs, outputs = self.count("in_channels"), self.count("out_channels")
+        shifted = self.choice("resnet_time_scale_shift",
+                              {"default": False, "scale_shift": True})
+        groups = self.count("norm_num_groups")
+        if self.count("attn_norm_num_groups", groups) != groups:
+            self.refuse("attn_norm_num_groups", "null or norm_num_groups")
+        normed = not shifted or self.fields["attn_norm_num_groups"] is not None
+        flag = {False: "0", True: "1"}
+        head = self.count("attention_head_dim", 0)
+        result = pairs_of(LINEAR)
+        result.update(self.levels())
+        result.update({
+            "net.image_size": str(self.image_size()), "net.in": str(inputs),
+            "net.out": str(outputs), "net.blocks": str(self.count("layers_per_block")),
+            "net.center": self.choice("center_input_sample", flag),
+            "net.temb.freq_shift": self.choice("freq_shift", {0: "0", 1: "1"}),
+            "net.temb.order": self.choice("flip_sin_to_cos", {False: "sin_cos",
+                                                              True: "cos_sin"}),
+            "net.down_pad": self.choice("downsample_padding", {0: "end", 1: "sym"}),
+            "net.norm.groups": str(groups), "net.norm.eps": repr(self.real("norm_eps")),
+            "net.cond": "scale_shift" if shifted else "add",
+            "net.attn.mid": self.choice("add_attention", flag),
+            "net.attn.mid_norm": flag[normed],
+            "net.mid_scale": repr(1 / self.real("mid_block_scale_factor")),
+            "net.classes": str(self.count("num_class_embeds", 0)),
+            "net.attn.head_channels" if head else "net.attn.heads": str(head or 1),
+            "qkv.order": "new",
+            "pred.var": "learned_range" if outputs == 2 * inputs else "fixed_small",
+        })
+        return result
+
+    def image_size(self):
+        size = self.fields["sample_size"]
+        if type(size) is list and len(size) == 2 and size[0] == size[1]:
+            self.fields["sample_size"] = size[0]
+        return self.count("sample_size")
+
+    def levels(self):
+        """What is said level by level. Only blocks that attend may resample by a residual
+        block; halving belongs to the finer level, doubling to the coarser one."""
+        widths = self.listing("block_out_channels", lambda n: whole(n, 65536) and n > 0,
+                              "widths")
+        down = self.listing("down_block_types", ("DownBlock2D", "AttnDownBlock2D").__contains__,
+                            "DownBlock2D, AttnDownBlock2D")
+        up = self.listing("up_block_types", ("UpBlock2D", "AttnUpBlock2D").__contains__,
+                          "UpBlock2D, AttnUpBlock2D")
+        up = up[::-1]                           # full size first
+        if not len(widths) == len(down) == len(up):
+            self.fail("block_out_channels, down_block_types and up_block_types: not of one "
+                      "length")
+        kinds = {"conv": "conv", "resnet": "res"}
+        halve, double = (self.choice(name, kinds) for name in ("downsample_type",
+                                                               "upsample_type"))
+        ways = [(halve if a.startswith("Attn") else "conv",
+                 double if b.startswith("Attn") else "conv") for a, b in zip(down, up[1:])]
+        if any(a != b for a, b in ways):
+            self.fail("downsample_type, upsample_type: halving and doubling between two levels "
+                      "differ in kind, which is not supported")
+        base = widths[0]
+        emb = self.count("time_embedding_dim", 4 * base)
+        return {
+            "net.base": str(base), "net.emb": str(emb),
+            "net.mult": ",".join(ratio(width, base) for width in widths),
+            "net.attn.enc": ",".join("all" if "Attn" in a else "none" for a in down),
+            "net.attn.dec": ",".join("all" if "Attn" in b else "none" for b in up),
+            "net.resample": ",".join(a for a, _ in ways) or "none",
+        }
+
+
+def ratio(width, base):
+    """width / base as text, rounded up: who multiplies it by base rounds down."""
+    digits = decimal.Context(prec=15, rounding=decimal.ROUND_CEILING)
+    value = digits.divide(decimal.Decimal(width), decimal.Decimal(base))
+    if int(float(value) * base) < width:
+        value = digits.next_plus(value)
+    return str(value)
+
+
+# ---- 10. The network -------------------------------------------------------------------------
 
 def conv(name, i, o, k=3):
     return [(name + ".w", (o, i, k, k)), (name + ".b", (o,))]
@@ -1280,9 +1506,12 @@ def graph(config):
         return where == "all" or where == "last" and block == last
 
     levels, blocks = len(config["net.mult"]), config["net.blocks"]
-    parts = linear("temb.0", config["net.base"], emb) + linear("temb.1", emb, emb)
-    if config["net.classes"]:
-        parts.append(("label.w", (config["net.classes"], emb)))
+    base, classes = config["net.base"], config["net.classes"]
+    parts = linear("temb.0", base, emb) + linear("temb.1", emb, emb)
+    if classes and config.get("net.label") == "time":
+        parts = [("label.w", (classes, base)), ("label.b", (base,))] + parts
+    elif classes:
+        parts.append(("label.w", (classes, emb)))
     width = config["net.stem"]
     parts += conv("stem", config["net.in"], width)
     skips, k = [width], 0
@@ -1315,80 +1544,182 @@ def graph(config):
     return parts + norm("out.n", width) + conv("out.c", width, config["net.out"])
 
 
-ADM_PARTS = {"n1": "in_layers.0", "c1": "in_layers.2", "emb": "emb_layers.1",
-             "n2": "out_layers.0", "c2": "out_layers.3", "skip": "skip_connection",
-             "n": "norm", "qkv": "qkv", "proj": "proj_out"}
+# ---- 11. What checkpoints call its tensors ---------------------------------------------------
+
+class Family:
+    """How a project's networks name their tensors. A subclass has the tables `heads` and `parts`
+    from our names to theirs (several tensors may make one of ours, row below row), `bare` for
+    convolutions that resample, and block(side, k, step): where a block's parts are."""
+    order = None                # of the rows of qkv, if all its networks have the same
+    label_columns = False       # a column a class
+
+    def __init__(self, config, names, tensors):
+        self.config, self.tensors = config, tensors
+        self.attended = {name.split(".att.")[0] for name in names if ".att." in name}
+        self.levels, self.size = len(config["net.mult"]), config["net.image_size"]
+
+    def place(self, side, k):
+        """Level of block k of a side, and its number there."""
+        level, i = divmod(k, self.config["net.blocks"] + 1)
+        return (level if side == "enc" else self.levels - 1 - level), i
+
+    def origins(self, name):
+        """The checkpoint's names of our tensor `name`, or of its parts from the top."""
+        path, leaf = name.rsplit(".", 1)
+        if path in self.heads:
+            theirs = [self.heads[path]]
+        else:
+            side, k, step, *rest = path.split(".")
+            block = self.block(side, int(k), step)
+            parts = self.parts[rest[-1]] if rest else self.bare[side]
+            theirs = [block + "." + part for part in parts.split()]
+        return [part + (".bias" if leaf == "b" else ".weight") for part in theirs]
+
+    def needed(self, source):
+        """The checkpoint's tensors without constants that were checked."""
+        return self.tensors
 
 
-def adm_names(names):
-    """Canonical name -> the name that guided-diffusion gives the tensor."""
-    attended = {name.split(".att.")[0] for name in names if ".att." in name}
+class GuidedDiffusion(Family):
     heads = {"temb.0": "time_embed.0", "temb.1": "time_embed.2", "label": "label_emb",
              "stem": "input_blocks.0.0", "out.n": "out.0", "out.c": "out.2"}
-    result = {}
-    for name in names:
-        path, leaf = name.rsplit(".", 1)
-        if path in heads:
-            path = heads[path]
-        else:
-            side, k, *rest = path.split(".")
-            block = "%s.%d" % ({"enc": "input_blocks", "mid": "middle_block",
-                                "dec": "output_blocks"}[side], int(k) + (side == "enc"))
-            if side == "mid":
-                path = "%s.%s" % (block, ADM_PARTS[rest[1]])
-            elif rest[0] in ("res", "att"):
-                path = "%s.%d.%s" % (block, rest[0] == "att", ADM_PARTS[rest[1]])
-            else:                               # down or up: a residual block or a convolution
-                slot = 0 if side == "enc" else 2 if "%s.%s" % (side, k) in attended else 1
-                path = "%s.%d.%s" % (block, slot, ADM_PARTS[rest[2]] if rest[1:] else
-                                     "op" if side == "enc" else "conv")
-        result[name] = path + (".bias" if leaf == "b" else ".weight")
-    return result
+    parts = {"n1": "in_layers.0", "c1": "in_layers.2", "emb": "emb_layers.1",
+             "n2": "out_layers.0", "c2": "out_layers.3", "skip": "skip_connection",
+             "n": "norm", "qkv": "qkv", "proj": "proj_out"}
+    bare = {"enc": "op", "dec": "conv"}
+
+    def block(self, side, k, step):
+        if side == "mid":
+            return "middle_block.%d" % k
+        if side == "enc":                       # the stem is number 0
+            return "input_blocks.%d.%d" % (k + 1, step == "att")
+        last = 2 if "dec.%d" % k in self.attended else 1
+        return "output_blocks.%d.%d" % (k, {"res": 0, "att": 1, "up": last}[step])
 
 
-# A name that only this family has; what it is called; its table of names (None: not read yet).
-FAMILIES = [
-    ("input_blocks.0.0.weight", "guided-diffusion", adm_names),
-    ("conv_in.weight", "diffusers", None),
-    ("map_layer0.weight", "EDM", None),
-]
+class Diffusers(Family):
+    project, order = "diffusers", "new"
+    heads = {"temb.0": "time_embedding.linear_1", "temb.1": "time_embedding.linear_2",
+             "label": "class_embedding", "stem": "conv_in", "out.n": "conv_norm_out",
+             "out.c": "conv_out"}
+    parts = {"n1": "norm1", "c1": "conv1", "emb": "time_emb_proj", "n2": "norm2", "c2": "conv2",
+             "skip": "conv_shortcut", "n": "group_norm", "qkv": "to_q to_k to_v",
+             "proj": "to_out.0"}
+    older = {"qkv": "query key value", "proj": "proj_attn"}
+    bare = {"enc": "conv", "dec": "conv"}
+
+    def __init__(self, config, names, tensors):
+        super().__init__(config, names, tensors)
+        if any(name.endswith(".proj_attn.weight") for name in tensors):
+            self.parts = dict(self.parts, **self.older)
+
+    def block(self, side, k, step):
+        if side == "mid":
+            return "mid_block." + ("attentions.0" if step == "att" else "resnets.%d" % (k // 2))
+        level, i = self.place(side, k)
+        group = level if side == "enc" else self.levels - 1 - level
+        inner = {"res": "resnets.%d" % i, "att": "attentions.%d" % i,
+                 "down": "downsamplers.0", "up": "upsamplers.0"}[step]
+        return "%s_blocks.%d.%s" % ("down" if side == "enc" else "up", group, inner)
+
+    def needed(self, source):
+        if "time_proj.weight" in self.tensors:
+            source.fail("time_proj.weight: a fourier or learned time embedding, which is not "
+                        "supported")
+        return self.tensors
 
 
-# Canonical name, name in the checkpoint, canonical shape, Tensor whose values in order fill it.
-Weight = collections.namedtuple("Weight", "name origin shape tensor")
+class Edm(Family):
+    project, order = "EDM", "edm"
+    label_columns = True
+    parts = {"n1": "norm0", "c1": "conv0", "emb": "affine", "n2": "norm1", "c2": "conv1",
+             "skip": "skip", "n": "norm2", "qkv": "qkv", "proj": "proj"}
+    bare = {"enc": "conv", "dec": "conv"}
+
+    def __init__(self, config, names, tensors):
+        super().__init__(config, names, tensors)
+        out = "out_" if "out_conv.weight" in tensors else self.at("dec", 0) + "aux_"
+        self.heads = {"temb.0": "map_layer0", "temb.1": "map_layer1", "label": "map_label",
+                      "stem": self.at("enc", 0) + "conv", "out.n": out + "norm",
+                      "out.c": out + "conv"}
+
+    def at(self, side, level):
+        return "%s.%dx%d_" % (side, self.size >> level, self.size >> level)
+
+    def block(self, side, k, step):
+        """Attention lies within its block; halving and doubling begin a level."""
+        if side == "mid":
+            return self.at("dec", self.levels - 1) + "in%d" % (k // 2)
+        level, i = self.place(side, k)
+        if step in ("down", "up"):
+            return self.at(side, level + (1 if step == "down" else -1)) + step
+        return self.at(side, level) + "block%d" % i
+
+    def needed(self, source):
+        kept = {}
+        for name, tensor in self.tensors.items():
+            if name == "map_noise.freqs":
+                source.fail("map_noise.freqs: a fourier time embedding, which is not supported")
+            if re.search("_aux_(down|skip|residual|up)[.]", name):
+                source.fail("%s: a skip or residual encoder or decoder (NCSN++), which is not "
+                            "supported" % show(name)[1:-1])
+            if name.endswith(".resample_filter"):
+                check_filter(source, name, tensor)
+            elif name != "map_augment.weight":  # multiplies labels that are 0 at inference
+                kept[name] = tensor
+        return kept
+
+
+def check_filter(source, name, tensor):
+    """The mean of 2x2 pixels is the only filter that the reader knows."""
+    data = b"".join(values(source, tensor)) if tensor.size == (1, 1, 2, 2) \
+        and tensor.dtype in FLOATS else b""
+    if to_f32(data, tensor.dtype) != struct.pack("<4f", *[0.25] * 4):
+        source.fail("%s (%s): not the filter [1,1], and no other is supported"
+                    % (show(name)[1:-1], shape_text(tensor.size)))
+
+
+# A name that only this family has.
+FAMILIES = [("input_blocks.0.0.weight", GuidedDiffusion), ("conv_in.weight", Diffusers),
+            ("map_layer0.weight", Edm)]
+
+# Canonical name, names in the checkpoint, canonical shape, dtype, and the Tensors whose values,
+# one after another, fill it.
+Weight = collections.namedtuple("Weight", "name origins shape dtype tensors")
 
 
 def bind(source, tensors, config):
     """A Weight for every tensor of the network, or a refusal that lists all offenders."""
-    names = adm_names
-    for telltale, family, table in FAMILIES:
-        if telltale in tensors:
-            if table is None:
-                source.fail("a network in %s layout; give a guided-diffusion one" % family)
-            names = table
+    kind = next((kind for telltale, kind in FAMILIES if telltale in tensors), GuidedDiffusion)
     parts = graph(config)
-    theirs = names([name for name, _ in parts])
-    bound, missing, wrong = [], [], []
+    family = kind(config, [name for name, _ in parts], tensors)
+    order = config.get("qkv.order") or family.order
+    if family.order not in (None, order):
+        config.fail("qkv.order=%s: the checkpoint is a network of %s, whose order is %s"
+                    % (order, family.project, family.order))
+    tensors = family.needed(source)
+    bound, missing, wrong, expected = [], [], [], set()
     for name, shape in parts:
-        tensor = tensors.get(theirs[name])
-        if tensor is None:
-            missing.append(theirs[name])
+        origins = family.origins(name)
+        expected.update(origins)
+        absent = [origin for origin in origins if origin not in tensors]
+        if absent:
+            missing += absent
             continue
-        size = tensor.size
-        while name.endswith((".qkv.w", ".proj.w")) and len(size) > 2 and size[-1] == 1:
-            size = size[:-1]
-        if size != shape:
-            wrong.append("%s (%s, not %s)" % (theirs[name], shape_text(tensor.size),
-                                              shape_text(shape)))
-        elif tensor.dtype not in FLOATS:
-            wrong.append("%s (of dtype %s)" % (theirs[name], tensor.dtype))
-        else:
-            view = Tensor(tensor.storage, tensor.dtype, tensor.offset, size,
-                          tensor.stride[:len(size)])
-            if ".att.qkv." in name:
-                view = new_order(view, config, name)
-            bound.append(Weight(name, theirs[name], shape, view))
-    expected = set(theirs.values())
+        part = (shape[0] // len(origins),) + shape[1:]
+        turned = name == "label.w" and family.label_columns
+        faults, views = [], [canonical(tensors[origin], name, turned) for origin in origins]
+        for origin, view in zip(origins, views):
+            if view.size != part:
+                faults.append("%s (%s, not %s)" % (
+                    origin, shape_text(tensors[origin].size),
+                    shape_text(part[::-1] if turned else part)))
+            elif view.dtype not in FLOATS or view.dtype != views[0].dtype:
+                faults.append("%s (of dtype %s)" % (origin, view.dtype))
+        wrong += faults
+        if ".att.qkv." in name and len(views) == 1 and not faults:
+            views = [new_order(views[0], *head_order(config, name, shape, order))]
+        bound.append(Weight(name, origins, shape, views[0].dtype, views))
     surplus = [show(name)[1:-1] for name in tensors if name not in expected]
     faults = ["%d %s: %s" % (len(items), kind, shorten(items)) for kind, items in
               (("missing", missing), ("surplus", surplus), ("of wrong shape", wrong)) if items]
@@ -1397,23 +1728,35 @@ def bind(source, tensors, config):
     return bound
 
 
-def new_order(view, config, name):
-    """Rows in the order j*C + h*d + c: the same storage, seen as (j, h, c, columns)."""
-    channels = view.size[0] // 3
-    heads = config.heads(name.split(".qkv.")[0], channels)
-    order = config.get("qkv.order")
+def canonical(tensor, name, turned):
+    """The tensor without the last sizes of 1 that a matrix may have, or with sides turned."""
+    size, stride = tensor.size, tensor.stride
+    while name.endswith((".qkv.w", ".proj.w")) and len(size) > 2 and size[-1] == 1:
+        size, stride = size[:-1], stride[:-1]
+    if turned:
+        size, stride = size[::-1], stride[::-1]
+    return Tensor(tensor.storage, tensor.dtype, tensor.offset, size, stride)
+
+
+def head_order(config, name, shape, order):
+    """Heads of the attention block and the order of its rows."""
+    heads = config.heads(name.split(".qkv.")[0], shape[0] // 3)
     if order is None and heads > 1:
         config.fail("missing qkv.order=legacy|new|edm: %s has %d heads, and shapes cannot tell"
                     % (name, heads))
-    d = channels // heads
-    row = view.stride[0]
-    j, h, c = {"legacy": (d, 3 * d, 1), "new": (channels, d, 1),
-               "edm": (1, 3 * d, 3)}[order or "new"]
+    return heads, order or "new"
+
+
+def new_order(view, heads, order):
+    """Rows in the order j*C + h*d + c: the same storage, seen as (j, h, c, columns)."""
+    channels = view.size[0] // 3
+    d, row = channels // heads, view.stride[0]
+    j, h, c = {"legacy": (d, 3 * d, 1), "new": (channels, d, 1), "edm": (1, 3 * d, 3)}[order]
     return Tensor(view.storage, view.dtype, view.offset, (3, heads, d) + view.size[1:],
                   (j * row, h * row, c * row) + view.stride[1:])
 
 
-# ---- 9. The weight file ----------------------------------------------------------------------
+# ---- 12. The weight file ---------------------------------------------------------------------
 
 ALIGN = 64
 CODES = {"f32": 1, "f16": 2, "bf16": 3}
@@ -1481,12 +1824,13 @@ def meta_block(lines):
 def stored(source):
     """For write_unw: the values of a tensor in the input file."""
     def data(weight, kind):
-        try:
-            for part in values(source, weight.tensor):
-                yield recode(part, weight.tensor.dtype, kind)
-        except OverflowError:
-            source.fail("%s (%s) holds a value beyond the range of %s%s"
-                        % (show(weight.origin)[1:-1], weight.name, kind, WIDER[kind]))
+        for origin, tensor in zip(weight.origins, weight.tensors):
+            try:
+                for part in values(source, tensor):
+                    yield recode(part, tensor.dtype, kind)
+            except OverflowError:
+                source.fail("%s (%s) holds a value beyond the range of %s%s"
+                            % (show(origin)[1:-1], weight.name, kind, WIDER[kind]))
     return data
 
 
@@ -1499,10 +1843,10 @@ def write_unw(path, data, bound, meta, dtype):
     names_off = index_off + 64 * len(bound)
     data_off = padded(names_off + len(names))
     place, at = {}, data_off
-    for name, _, shape, tensor in bound:
-        kind = dtype or ("f32" if tensor.dtype == "f64" else tensor.dtype)
-        nbytes = tensor.count * DTYPES[kind][0]
-        place[name] = [at, nbytes, kind, shape, 0]
+    for weight in bound:
+        kind = dtype or ("f32" if weight.dtype == "f64" else weight.dtype)
+        nbytes = math.prod(weight.shape) * DTYPES[kind][0]
+        place[weight.name] = [at, nbytes, kind, weight.shape, 0]
         at += padded(nbytes)
     with Output(path) as out:
         out.write(bytes(data_off))
@@ -1532,7 +1876,7 @@ def write_unw(path, data, bound, meta, dtype):
     return at
 
 
-# ---- 10. Random weights ----------------------------------------------------------------------
+# ---- 13. Random weights ----------------------------------------------------------------------
 
 POOL = 8191     # values a tensor; a prime, so that no two rows of a matrix are the same
 
@@ -1540,7 +1884,7 @@ POOL = 8191     # values a tensor; a prime, so that no two rows of a matrix are 
 def random_weight(seed):
     """For write_unw: values that keep a signal's size, and no layer that starts at zero."""
     def data(weight, kind):
-        leaf, count = weight.name[-1], weight.tensor.count
+        leaf, count = weight.name[-1], math.prod(weight.shape)
         left = count * DTYPES[kind][0]
         std = 1 / math.sqrt(math.prod(weight.shape[1:])) if leaf == "w" else 0.1
         dice = random.Random("%d %s" % (seed, weight.name))
@@ -1555,15 +1899,14 @@ def random_weight(seed):
 
 
 def make_random(config, args):
-    bound = [Weight(name, None, shape, Tensor(None, "f32", 0, shape, row_major(shape)))
-             for name, shape in graph(config)]
+    bound = [Weight(name, [], shape, "f32", []) for name, shape in graph(config)]
     lines = config.lines()
     lines.update({"info.source": "random weights, seed %d" % args.seed,
                   "info.license": "none: random numbers"})
     finish(args, random_weight(args.seed), bound, lines)
 
 
-# ---- 11. The command -------------------------------------------------------------------------
+# ---- 14. The command -------------------------------------------------------------------------
 
 class Parser(argparse.ArgumentParser):
     def error(self, message):
@@ -1630,7 +1973,7 @@ def convert(source, tensors, entry, config, args):
 
 
 def finish(args, data, bound, lines):
-    weights = sum(weight.tensor.count for weight in bound)
+    weights = sum(math.prod(weight.shape) for weight in bound)
     lines.update({"info.converter": CONVERTER, "info.params": str(weights)})
     size = write_unw(args.output, data, bound, meta_block(lines), args.dtype)
     print("convert.py: %s: %d tensors, %d weights, %.1f MB" % (

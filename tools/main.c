@@ -161,12 +161,15 @@ static const char help_selftest[] =
     "  diffinv selftest\n";
 
 static const char help_net[] =
-    "diffinv net [-w WEIGHTS] -i x.npy -t T -o y.npy [--vjp g.npy --gx gx.npy]\n"
+    "diffinv net [-w WEIGHTS] -i x.npy -t T | --sigma S -o y.npy\n"
+    "            [--vjp g.npy --gx gx.npy]\n"
     "\n"
     "Applies the network to an array (C,H,W) or (N,C,H,W), and with --vjp its\n"
     "derivative: gx = J^T g, g of the output's shape.\n"
     "\n"
     "  -t T           the time, may be fractional; or an NPY file of N numbers\n"
+    "  --sigma S      instead: the denoiser at noise level S, or an NPY file of N:\n"
+    "                 y = D(x; S), by the network's own preconditioning\n"
     "  --label K      class; or an NPY file of N numbers\n"
     "  -w WEIGHTS     a file, or the name of a prior (portraits64)\n"
     "  --threads N, --isa NAME, --mem 800M: same numbers; --numerics fast differs\n"

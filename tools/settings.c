@@ -278,6 +278,7 @@ static const option options[] = {
     {"--noise", "noise", 1, V_SOLVE | V_SAMPLE, "an NPY file"},
     {"--label", "label", 1, V_SOLVE | V_SAMPLE | V_NET, "a class or an NPY file of them"},
     {"-t", "t", 1, V_NET, "a number or an NPY file of them"},
+    {"--sigma", "sigma", 1, V_NET, "a noise level or an NPY file of them"},
     {"--vjp", "vjp", 1, V_NET | V_OP, "an NPY file"},
     {"--pinv", "pinv", 0, V_OP, ""},
     {"--numerics", "numerics", 1, V_RUN | V_INFO, "exact or fast"},

@@ -359,20 +359,22 @@ static size_t net_bytes(void *user)
     return di_net_bytes(n->w->net, n->x->n, (int)n->x->h, (int)n->x->w, n->vjp);
 }
 
-static int run_net(cmd *c, const weights *w, const io_array *x, const double *t,
+/* level: t are noise levels and the output is the denoised x, not the bare network's. */
+static int run_net(cmd *c, const weights *w, const io_array *x, int level, const double *t,
                    const int *label)
 {
-    const int shape[3] = {w->out, (int)x->h, (int)x->w};
+    const int shape[3] = {level ? w->in : w->out, (int)x->h, (int)x->w};
     io_array y = {0, 0, 0, 0, NULL, 0}, g, gx = y;
     int code = read_vjp(c, x->n, shape, &g);
     net_call call = {w, x, g.v != NULL};
     if (!code)
         code = input_memory(c, w, net_bytes, &call);
-    if (!code && (io_make(&y, x->n, (size_t)w->out, x->h, x->w) ||
+    if (!code && (io_make(&y, x->n, (size_t)shape[0], x->h, x->w) ||
                   (g.v && io_make(&gx, x->n, x->c, x->h, x->w))))
         code = di_fail(c->ctx, DI_EMEMORY, "no memory for the network's output");
     if (!code)
-        code = di_net_run(w->net, x->n, shape[1], shape[2], t, label, x->v, y.v, g.v, gx.v);
+        code = (level ? di_net_denoise : di_net_run)(w->net, x->n, shape[1], shape[2], t, label,
+                                                     x->v, y.v, g.v, gx.v);
     di_cost cost = {x->n, g.v ? x->n : 0, 0, 0};
     if (!code)
         code = write_maps(c, &y, &gx, &cost);
@@ -384,12 +386,15 @@ static int run_net(cmd *c, const weights *w, const io_array *x, const double *t,
 
 int verb_net(cmd *c)
 {
-    const char *in, *out, *t;
+    const char *in, *out, *sigma = cmd_get(c, "sigma"), *t = sigma;
     weights w;
     io_array x;
     int *label = NULL;
-    int code = cmd_need(c, "input", &in) || cmd_need(c, "t", &t) || cmd_need(c, "output", &out)
-                        || input_machine(c);
+    if (sigma && cmd_get(c, "t"))
+        return di_fail(c->ctx, DI_EUSAGE, "-t and --sigma together: a time for the bare "
+                       "network, or a noise level for its denoiser");
+    int code = cmd_need(c, "input", &in) || (!sigma && cmd_need(c, "t", &t)) ||
+               cmd_need(c, "output", &out) || input_machine(c);
     if (!code)
         code = map_outputs(c);
     const char *name = cmd_or(c, "weights", "portraits64");
@@ -414,11 +419,11 @@ int verb_net(cmd *c)
     if (!code)
         code = weights_size(c, &w, (int)x.h, (int)x.w);
     if (!code)
-        code = input_numbers(c, "-t", t, x.n, times);
+        code = input_numbers(c, sigma ? "--sigma" : "-t", t, x.n, times);
     if (!code)
         code = input_labels(c, &w, x.n, &label);
     if (!code)
-        code = run_net(c, &w, &x, times, label);
+        code = run_net(c, &w, &x, sigma != NULL, times, label);
     free(label);
     free(times);
     io_free(&x);
