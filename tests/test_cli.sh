@@ -417,6 +417,7 @@ for s in "dps steps=2" "dps_mo steps=2 n=2"; do
 done
 good "as many as fit" "$D" solve -v -y y.npy -s dps steps=2 -n 3 --mem 75M --threads 1 -o mem.npy
 holds err "derivatives keep what they need"
+holds err ", [12] at once"
 good "all at once" "$D" solve -q -y y.npy -s dps steps=2 -n 3 -o many1.npy
 same "memory" many1.npy mem.npy
 
@@ -459,6 +460,9 @@ good "a preview that can't be written" "$D" solve -w $G -y ma.npy -s dps steps=9
     -o pre3.npy
 [ "$(grep -c 'goes on without a preview' err)" -eq 1 ] && yes || no "it is said once"
 rmdir pre3.npy.preview.png
+good "a preview of two channels" "$D" sample -w gauss:two.npy,twovar.npy -s ddim steps=3 -n 3 \
+    --preview 1 -o pre4.npy
+grep -q 'without a preview' err && no "two channels have no preview" || yes
 
 # ---- Views ---------------------------------------------------------------------------------
 

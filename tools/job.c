@@ -303,8 +303,8 @@ int job_open(job *j, int h, int w)
     di_run_report(j->run, report, j);
     j->tty = isatty(2);
     code = cmd_fact(c, "info.image", "%dx%dx%d", j->prior->c, h, w);
-    cmd_detail(c, "%s, %s, %d thread%s; working memory %.1f MiB", j->w.path, di_isa(c->ctx),
-               c->ctx->threads, c->ctx->threads == 1 ? "" : "s",
+    cmd_detail(c, "%s, %s, %d thread%s, %zu at once; working memory %.1f MiB", j->w.path,
+               di_isa(c->ctx), c->ctx->threads, c->ctx->threads == 1 ? "" : "s", j->batch,
                (double)di_run_bytes(j->run, j->batch) / 1048576);
     if (!code)
         code = open_noise(j);

@@ -96,8 +96,8 @@ int measurement_record(cmd *c, const char *y, settings *record, char path[1040])
         return 0;
     snprintf(path, 1040, "%.*s", (int)len, y);
     if (access(path, F_OK))
-        return di_fail(c->ctx, DI_EINPUT, "%s: no such file: make it with diffinv measure",
-                       path);
+        return di_fail(c->ctx, DI_EINPUT, "%s: no such file%s", path, c->bit == V_SOLVE ?
+                       ": make it with diffinv measure" : "");
     strcat(path, ".run");
     if (access(path, F_OK))
         return 0;
