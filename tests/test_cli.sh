@@ -205,6 +205,13 @@ good "net" "$D" net -i one.npy -t 37 -o e.npy --vjp one.npy --gx gx.npy
 exists gx.npy
 good "net, fractional t" "$D" net -i one.npy -t 37.5 -o e2.npy
 differ "t counts" e.npy e2.npy
+good "net, the denoiser" "$D" net -i one.npy --sigma 1e-4 -o d.npy --vjp one.npy --gx gd.npy
+good "of hardly any noise" "$D" eval d.npy one.npy
+true_that "D(x; 0) = x" "$(column relative_l2) < 1e-3"
+good "its derivative" "$D" eval gd.npy one.npy
+true_that "D'(x; 0) = 1" "$(column relative_l2) < 0.01"
+bad 1 "together" "$D" net -i one.npy -t 3 --sigma 1 -o x.npy
+bad 1 "must be positive" "$D" net -i one.npy --sigma 0 -o x.npy
 good "op" "$D" op -p sr factor=4 -i one.npy -o a.npy
 good "op, derivative" "$D" op -p sr factor=4 -i one.npy -o a2.npy --vjp a.npy --gx g.npy
 same "op" a.npy a2.npy
