@@ -507,7 +507,7 @@ holds err "1 of 16 values are NaN"
 for map in grey gray heat diverging log; do seen v.png 272x288 holes.npy --map $map; done
 seen v.png 800x300 face.png --map log
 printf 'map=log\nscale=2\n' >view.set
-seen v.png 408x172 face.png @view.set
+seen v.png 416x172 face.png @view.set
 seen v1.png 800x300 -i face.png map=heat
 
 # ---- The selftest --------------------------------------------------------------------------
