@@ -13,6 +13,8 @@ AR      = ar
 try     = $(shell mkdir -p build && printf '$(2)\nint main(void){return 0;}\n' | $(CC) $(1) -x c - -o build/.try >/dev/null 2>&1 && echo yes)
 EXACT  := $(if $(call try,-ffp-contract=off -fno-math-errno,),-ffp-contract=off -fno-math-errno)
 EXACT  += $(if $(findstring s390,$(shell $(CC) -dumpmachine 2>/dev/null)),-fexcess-precision=fast)
+# C throws nothing: tables for unwinding would be a tenth of the command.
+LEAN   := $(if $(call try,-fno-asynchronous-unwind-tables,),-fno-asynchronous-unwind-tables)
 ifneq ($(OPENMP),0)
 OMP    := $(if $(call try,-fopenmp,\43include <omp.h>),-fopenmp)
 endif
@@ -31,13 +33,19 @@ ifeq ($(DOUBLE),1)
 B       = build/double
 S       = -double
 DEFS    = -DDI_DOUBLE
+PCDEFS  = -DDI_DOUBLE
 else
 B       = build/float
 S       =
 DEFS    =
 endif
 DEFS   += $(if $(V3),-DDI_HAVE_V3) $(if $(V4),-DDI_HAVE_V4)
-ALL     = $(WARN) $(CFLAGS) $(EXACT) $(OMP) $(DEFS) -I.
+ALL     = $(WARN) $(CFLAGS) $(EXACT) $(LEAN) $(OMP) $(DEFS) -I.
+
+VERSION:= $(shell sed -n 's/^.define DI_VERSION "\(.*\)"/\1/p' diffinv.h)
+SO      = libdiffinv$(S).so
+SONAME  = $(SO).$(firstword $(subst ., ,$(VERSION)))
+SOFLAG := $(if $(filter Darwin,$(shell uname -s)),,-Wl,-soname,)
 
 LIB     = $(B)/ops.o $(B)/unet.o $(B)/diffinv.o $(B)/solvers.o \
           $(if $(V3),$(B)/ops_v3.o) $(if $(V4),$(B)/ops_v4.o)
@@ -57,8 +65,8 @@ libdiffinv$(S).a: $(LIB)
 	@rm -f $@
 	$(AR) rcs $@ $(LIB)
 
-libdiffinv$(S).so: $(LIB)
-	$(CC) $(CFLAGS) $(OMP) $(LDFLAGS) -shared -o $@ $(LIB) -lm
+$(SO): $(LIB)
+	$(CC) $(CFLAGS) $(OMP) $(LDFLAGS) -shared $(if $(SOFLAG),$(SOFLAG)$(SONAME)) -o $@ $(LIB) -lm
 
 $(B)/%.o: %.c diffinv.h
 	@mkdir -p $(B)
@@ -107,18 +115,31 @@ bench: libdiffinv$(S).a
 	$(CC) $(WARN) -O2 -march=native -ffp-contract=fast $(OMP) $(DEFS) -I. -o $(B)/bench tools/bench.c libdiffinv$(S).a -lm
 	$(B)/bench $(BENCH)
 
-SHARE   = $(DESTDIR)$(PREFIX)/share/diffinv
+# What goes where; uninstall removes these files and no others, and the folders that are ours.
+TO      = $(DESTDIR)$(PREFIX)
+SHARE   = $(TO)/share/diffinv
+DOC     = $(TO)/share/doc/diffinv
+PUT     = $(TO)/bin/diffinv$(S) $(TO)/lib/libdiffinv$(S).a $(TO)/lib/$(SO).$(VERSION) \
+          $(TO)/lib/$(SONAME) $(TO)/lib/$(SO) $(TO)/lib/pkgconfig/diffinv$(S).pc \
+          $(TO)/include/diffinv.h $(TO)/share/man/man1/diffinv.1 $(DOC)/README.md $(DOC)/LICENSE \
+          $(patsubst weights/%,$(SHARE)/%,$(wildcard weights/*.unw) weights/README.md)
 install: all
-	mkdir -p $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib $(DESTDIR)$(PREFIX)/include $(SHARE)
-	cp diffinv$(S) $(DESTDIR)$(PREFIX)/bin/
-	cp libdiffinv$(S).a libdiffinv$(S).so $(DESTDIR)$(PREFIX)/lib/
-	cp diffinv.h $(DESTDIR)$(PREFIX)/include/
+	mkdir -p $(sort $(dir $(PUT)))
+	cp diffinv$(S) $(TO)/bin/
+	cp libdiffinv$(S).a $(TO)/lib/
+	cp $(SO) $(TO)/lib/$(SO).$(VERSION)
+	ln -sf $(SO).$(VERSION) $(TO)/lib/$(SONAME)
+	ln -sf $(SONAME) $(TO)/lib/$(SO)
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@S@|$(S)|' \
+	  -e 's|@DEFS@|$(PCDEFS)|' -e 's|@OMP@|$(OMP)|' tools/diffinv.pc.in > $(TO)/lib/pkgconfig/diffinv$(S).pc
+	cp diffinv.h $(TO)/include/
+	cp tools/diffinv.1 $(TO)/share/man/man1/
+	cp README.md LICENSE $(DOC)/
 	cp weights/*.unw weights/README.md $(SHARE)/
 
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/bin/diffinv$(S) $(DESTDIR)$(PREFIX)/include/diffinv.h \
-	  $(DESTDIR)$(PREFIX)/lib/libdiffinv$(S).a $(DESTDIR)$(PREFIX)/lib/libdiffinv$(S).so
-	rm -rf $(SHARE)
+	rm -f $(PUT)
+	-rmdir $(SHARE) $(DOC) 2>/dev/null || true
 
 clean:
 	rm -rf build diffinv diffinv-double libdiffinv*.a libdiffinv*.so demo-out

@@ -65,6 +65,20 @@ static int read_bytes(const char *given, double *bytes)
     return 0;
 }
 
+int input_fits(cmd *c, const weights *w, size_t (*need)(void *user), void *user, int *fits)
+{
+    const char *given = cmd_get(c, "mem");
+    double room;
+    *fits = 1;
+    if (!given || read_bytes(given, &room))
+        return 0; /* input_memory() says what is wrong */
+    size_t work = need(user);
+    if (!work && c->ctx->status)
+        return (int)c->ctx->status;
+    *fits = (w->net ? (double)di_net_weight_bytes(w->net) : 0) + (double)work <= room;
+    return 0;
+}
+
 int input_memory(cmd *c, const weights *w, size_t (*need)(void *user), void *user)
 {
     static const char *const how[DI_KEEP_PLANS] = {

@@ -9,7 +9,7 @@
 
 /* OUT.state is written beside and renamed, so there is always a whole one:
 
-       "diffinv state 1\n"
+       "diffinv state 2\n"
        blocks: name (8 bytes, padded with 0), length (8 bytes), that many bytes
        CRC-32 of all before it (4 bytes)
 
@@ -17,7 +17,7 @@
    say which machine. Blocks: settings, marks, images (the finished ones), best (--oracle),
    table, trace, note, chosen, and run: what the library needs to go on. */
 
-static const char MAGIC[] = "diffinv state 1\n";
+static const char MAGIC[] = "diffinv state 2\n";
 enum { MAGIC_SIZE = 16, HEAD = 16, CRC_SIZE = 4 };
 
 static void state_path(const job *j, char path[1040])
@@ -282,12 +282,14 @@ static int take_all(job *j, const text *t)
     size_t size = image_size(j->prior) * sizeof(di_real);
     marks m;
     if (take_bytes(t, "marks", &m, sizeof m) || m.image >= j->images ||
+        !m.batch || m.batch > j->images ||
         take_bytes(t, "images", j->out.v, (size_t)m.image * size) ||
         take_bytes(t, "best", j->best, j->oracle ? size : 0) ||
         take_text(t, "table", &j->table) || take_text(t, "trace", &j->trace) ||
         take_text(t, "note", &j->note) || take_text(t, "chosen", &j->chosen))
         return 1;
     j->at = m;
+    j->batch = (size_t)m.batch;
     return 0;
 }
 
