@@ -976,14 +976,16 @@ static void backward(di_net *net, const di_real *gy, int have, di_real *gx)
             return;
         y->g = di_pack(tp, y->n, net->f.out, y->h, y->w, gy, have);
         di_drop(tp, y);
-        gy += tp->dry ? 0 : (size_t)y->n * have * y->h * y->w;
+        if (!tp->dry) /* NULL takes no offset, not even 0 */
+            gy += (size_t)y->n * have * y->h * y->w;
     }
     di_tape_back(tp);
     for (int k = 0; k < p->groups; k++) {
         di_tensor *x = p->x[k];
         di_unpack(tp, x->g, 0, net->f.in, gx);
         di_drop(tp, x->g);
-        gx += tp->dry ? 0 : (size_t)x->n * net->f.in * x->h * x->w;
+        if (!tp->dry)
+            gx += (size_t)x->n * net->f.in * x->h * x->w;
     }
     p->groups = 0; /* the tape is used up */
 }
