@@ -323,11 +323,11 @@ static void fuzz_state(const uint8_t *data, size_t n)
     unsigned char *p = malloc(g->n);
     insist(p != NULL, "no memory");
     memcpy(p, g->s, g->n);
-    size_t settings = 32 + (size_t)get(p + 24, 8), run = settings; /* these stay as they are */
+    size_t fixed = 32 + (size_t)get(p + 24, 8), run = fixed; /* the settings stay as they are */
     while (memcmp(p + run, "run\0", 4))
         run += 16 + (size_t)get(p + run + 8, 8);
-    for (size_t i = 1; i < n && settings + i - 1 < g->n; i++)
-        p[settings + i - 1] ^= data[i];
+    for (size_t i = 1; i < n && fixed + i - 1 < g->n; i++)
+        p[fixed + i - 1] ^= data[i];
     size_t from = run + 16, len = g->n - 4 - from;
     set(p + from + len - 8, stir(p + from, len - 8), 8);
     set(p + g->n - 4, io_crc32(0, p, g->n - 4), 4);

@@ -250,6 +250,8 @@ void job_print(job *j, const char *format, ...)
     fputs(line, stdout);
     fflush(stdout);
     text_add(&j->table, "%s", line);
+    if (j->table.failed)
+        no_memory(j->c, "the table"); /* the context ends the run */
 }
 
 /* What the solver decided and what the oracle chose, for the record; and said aloud. */
@@ -340,9 +342,9 @@ static int write_trace(job *j)
     char err[400];
     const char *path = cmd_get(j->c, "trace");
     text t = {NULL, 0, 0, 0};
-    if (!path || !j->trace.n)
+    if (!path || (!j->trace.n && !j->trace.failed))
         return 0;
-    for (const char *p = j->trace.s; *p; ) {
+    for (const char *p = j->trace.s ? j->trace.s : ""; *p; ) {
         size_t len = strcspn(p, "\n"), keep = len;
         while (!j->at.watched && keep && p[keep] != '\t')
             keep--;
@@ -360,8 +362,8 @@ static int write_trace(job *j)
 static int write_record(job *j, double spent)
 {
     cmd *c = j->c;
-    int code = 0;
-    if (j->note.n)
+    int code = j->note.failed || j->chosen.failed ? no_memory(c, "the notes") : 0;
+    if (!code && j->note.n)
         code = settings_put(c, &c->facts, "info.note", j->note.s);
     if (!code && j->chosen.n)
         code = settings_put(c, &c->facts, "info.oracle", j->chosen.s);

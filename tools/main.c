@@ -274,6 +274,8 @@ static int run_verb(const struct verb *v, cmd *c, int argc, char **argv)
         return version();
     if (!code)
         code = v->go(c);
+    if (!code) /* a failure on the way that nothing waited for, such as a lost fact */
+        code = c->ctx->status;
     if (code) {
         print_error(*di_error(c->ctx) ? di_error(c->ctx) : "it failed, without saying why");
         return c->ctx->status ? (int)c->ctx->status : code;

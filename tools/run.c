@@ -242,12 +242,16 @@ static void print_line(job *j)
     di_real *work = malloc(m * sizeof *work);
     if (work)
         v[0] = di_residual(j->problem, x, j->y.v + k * m, work);
+    else
+        no_memory(j->c, "the residual"); /* the context ends the run */
     free(work);
     if (j->truth.v) {
         const di_real *t = j->truth.v + (j->truth.n > 1 ? k : 0) * c * h * w;
         v[1] = di_psnr(x, t, c * h * w);
         v[2] = pic_ssim_piq(x, t, c, h, w);
         v[3] = pic_ssim(x, t, c, h, w);
+        if (v[2] == -HUGE_VAL || v[3] == -HUGE_VAL)
+            no_memory(j->c, "the comparison");
         char oracle[64] = "";
         if (j->oracle)
             snprintf(oracle, sizeof oracle, "\t%llu of %llu",

@@ -27,6 +27,8 @@ static int eval_pairs(cmd *c, const io_array *a, const io_array *b)
         const di_real *x = a->v + i * n, *ref = b->v + (b->n > 1 ? i : 0) * n;
         double v[4] = {di_psnr(x, ref, n), pic_ssim_piq(x, ref, a->c, a->h, a->w),
                        pic_ssim(x, ref, a->c, a->h, a->w), pic_relative_l2(x, ref, n)};
+        if (v[1] == -HUGE_VAL || v[2] == -HUGE_VAL)
+            return di_fail(c->ctx, DI_EMEMORY, "%s: no memory to compare it", c->word[0]);
         printf("%zu\t%.4f\t%.4f\t%.4f\t%.6f\n", i, v[0], v[1], v[2], v[3]);
         for (int q = 0; q < 4; q++)
             sum[q] += v[q] / (double)a->n;
