@@ -223,6 +223,8 @@ static void catch_signals(void)
     sigaction(SIGINT, &a, NULL);
     sigaction(SIGTERM, &a, NULL);
     sigaction(SIGHUP, &a, NULL);
+    a.sa_handler = SIG_IGN; /* beyond a limit of file size a write fails, and is reported */
+    sigaction(SIGXFSZ, &a, NULL);
 }
 
 /* ==== Start and end ===================================================================== */
@@ -233,12 +235,6 @@ static const struct verb *find_verb(const char *name)
         if (!strcmp(verbs[i].name, name))
             return &verbs[i];
     return NULL;
-}
-
-static int version(void)
-{
-    printf("diffinv %s (%s)\n", DI_VERSION, sizeof(di_real) == 8 ? "double" : "float");
-    return 0;
 }
 
 static int unknown_verb(const char *name)
@@ -261,6 +257,21 @@ static void print_error(const char *line)
     fputc('\n', stderr);
 }
 
+/* The exit code, after all that was said has got out. */
+static int said(void)
+{
+    if (!fflush(stdout) && !ferror(stdout))
+        return 0;
+    print_error("standard output: can't write the result");
+    return DI_EOUTPUT;
+}
+
+static int version(void)
+{
+    printf("diffinv %s (%s)\n", DI_VERSION, sizeof(di_real) == 8 ? "double" : "float");
+    return said();
+}
+
 static int run_verb(const struct verb *v, cmd *c, int argc, char **argv)
 {
     c->verb = v->name;
@@ -268,7 +279,7 @@ static int run_verb(const struct verb *v, cmd *c, int argc, char **argv)
     int code = cmd_parse(c, argc, argv);
     if (!code && cmd_get(c, "help")) {
         fputs(v->help, stdout);
-        return 0;
+        return said();
     }
     if (!code && cmd_get(c, "version"))
         return version();
@@ -280,11 +291,7 @@ static int run_verb(const struct verb *v, cmd *c, int argc, char **argv)
         print_error(*di_error(c->ctx) ? di_error(c->ctx) : "it failed, without saying why");
         return c->ctx->status ? (int)c->ctx->status : code;
     }
-    if (fflush(stdout) || ferror(stdout)) {
-        print_error("standard output: can't write the result");
-        return DI_EOUTPUT;
-    }
-    return 0;
+    return said();
 }
 
 /* Threads that spin while they wait take the very processor that they wait for when the machine
@@ -315,7 +322,7 @@ int main(int argc, char **argv)
     }
     if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
         help(stdout);
-        return 0;
+        return said();
     }
     if (!strcmp(argv[1], "--version"))
         return version();
