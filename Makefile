@@ -113,6 +113,7 @@ test: all
 	  'hostile inputs=$(T)/fuzz $(foreach t,$(FUZZ),$(t) $(wildcard tests/fuzz/$(t)/*))' \
 	  'bits=sh tests/test_bits.sh $(T)/hash $(D)/hash' 'build=sh tests/test_build.sh' \
 	  'converter=python3 tests/test_convert.py' 'command=sh tests/test_cli.sh ./diffinv' \
+	  'memory=sh tests/test_memory.sh ./diffinv' \
 	  'ends of files=sh tests/test_files.sh ./diffinv'
 
 # One of $(FUZZ), with clang's libFuzzer: make fuzz TARGET=png SECONDS=600. What it finds lies in

@@ -618,6 +618,7 @@ static void bind_norm(loader *L, di_norm *w, const char *prefix, int c)
     w->b = vector(L, prefix, ".b", c);
     L->net->norm[L->net->norms++] = w;
     L->net->weights += 2 * (size_t)c;
+    L->net->weight_bytes += 2 * (size_t)c * sizeof(di_real);
 }
 
 static void bind_res(loader *L, res *r, const char *prefix, int in, int out, int dir)
@@ -696,6 +697,7 @@ static void bind_net(loader *L)
         int d[2] = { f->classes, f->emb };
         net->label = tensor(L, "label", ".w", 2, d);
         net->weights += (size_t)f->classes * f->emb;
+        net->weight_bytes += (size_t)f->classes * f->emb * sizeof(di_real);
     }
     bind_conv(L, &net->stem, "stem", 4, c, f->in, 3, 1);
     skip[skips++] = c;
@@ -1263,13 +1265,15 @@ static di_status net_vjp(di_prior *p, int keep, const di_real *geps, di_real *gx
     return net->ctx->status;
 }
 
+/* Each kept pass has a tape of its own beside the one that the plan was made with. */
 static size_t net_prior_bytes(di_prior *p, size_t n, int keep)
 {
     di_net *net = ((net_prior *)p)->net;
     size_t d = n * (size_t)p->c * p->h * p->w, one = plan(net, n, p->h, p->w, keep > 0);
     if (keep && net->keep & DI_KEEP_STEPS)
         return one + keep * (d * sizeof(di_real) + n * sizeof(double));
-    return one * (size_t)(keep > 1 ? keep : 1);
+    size_t tapes = keep ? (size_t)keep * di_tape_bytes(&net->pass[0].tape) : 0;
+    return one ? one * (size_t)(keep > 1 ? keep : 1) + tapes : 0;
 }
 
 di_status di_prior_net(di_net *net, int h, int w, di_prior **out)

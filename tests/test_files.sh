@@ -1,14 +1,14 @@
 #!/bin/sh
 # What becomes of files when things end badly: kill -9 and SIGTERM at chosen moments, a full disk,
 # a folder that can't be written. From the root of the tree:  sh tests/test_files.sh ./diffinv
-# KILLS=20: so many kills of each solver instead of 2, at moments that follow from SEED.
+# KILLS=20: so many kills of each solver instead of 4, at moments that follow from SEED.
 
 case ${1:-./diffinv} in
 /*) D=${1:-./diffinv} ;;
 *) D=$PWD/${1:-./diffinv} ;;
 esac
 [ -x "$D" ] || { echo "test_files: no command at $D"; exit 1; }
-KILLS=${KILLS:-2}
+KILLS=${KILLS:-4}
 SEED=${SEED:-1}
 T=$(mktemp -d) || exit 1
 trap 'chmod -R u+w "$T"; rm -rf "$T"' EXIT

@@ -65,7 +65,8 @@ static int read_bytes(const char *given, double *bytes)
     return 0;
 }
 
-int input_memory(cmd *c, const weights *w, size_t (*need)(void *user), void *user)
+int input_memory(cmd *c, const weights *w, size_t (*need)(void *user), void *user,
+                 double arrays)
 {
     static const char *const how[DI_KEEP_PLANS] = {
         "derivatives keep what they need", "derivatives run blocks again",
@@ -77,7 +78,7 @@ int input_memory(cmd *c, const weights *w, size_t (*need)(void *user), void *use
     if (read_bytes(given, &room))
         return di_fail(c->ctx, DI_EUSAGE, "--mem %s: give bytes, or such as 800M or 1.5G",
                        given);
-    double fixed = w->net ? (double)di_net_weight_bytes(w->net) : 0;
+    double fixed = memory_need(c, w, 0, arrays);
     for (int plan = 0; plan < (w->net ? DI_KEEP_PLANS : 1); plan++) {
         if (w->net)
             di_net_keep(w->net, plan);
@@ -93,9 +94,10 @@ int input_memory(cmd *c, const weights *w, size_t (*need)(void *user), void *use
         if (!plan || bytes < least)
             least = bytes;
     }
+    double loaded = w->net ? (double)di_net_weight_bytes(w->net) : 0;
     return di_fail(c->ctx, DI_EMEMORY, "--mem %s: this run needs %.1f MiB (weights %.1f); use "
                    "a smaller --size or -n, or fewer --threads", given, least / 1048576,
-                   fixed / 1048576);
+                   loaded / 1048576);
 }
 
 int input_array(cmd *c, const char *path, io_array *a)
@@ -276,6 +278,7 @@ int weights_open(cmd *c, const char *name, unsigned flags, weights *w)
         di_clear(c->ctx);
         return di_fail(c->ctx, s, "%s: %s", w->path, why);
     }
+    w->head = (flags & DI_NET_HEAD) != 0;
     w->in = di_net_channels(w->net, &w->out);
     w->multiple = di_net_multiple(w->net);
     w->trained = meta_int(w->net, "net.image_size");

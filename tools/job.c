@@ -202,6 +202,15 @@ static size_t run_bytes(void *user)
     return di_run_bytes(j->run, j->batch);
 }
 
+/* Bytes of the results and of what grows beside them; inputs are there already. Pictures are
+   made when the network has gone. */
+static double job_arrays(const job *j)
+{
+    double size = (double)(image_size(j->prior) * sizeof(di_real)), n = (double)j->images;
+    double state = j->every ? (double)di_run_state_bytes(j->run, j->batch) + n * size : 0;
+    return n * size + (cmd_get(j->c, "oracle") ? size : 0) + (j->w.net ? 0 : n * size) + state;
+}
+
 int job_open(job *j, int h, int w)
 {
     cmd *c = j->c;
@@ -217,7 +226,9 @@ int job_open(job *j, int h, int w)
     if (!code)
         code = input_params(c, j->solver, j->run);
     if (!code)
-        code = input_memory(c, &j->w, run_bytes, j);
+        code = open_noise(j);
+    if (!code)
+        code = input_memory(c, &j->w, run_bytes, j, job_arrays(j));
     if (code)
         return code;
     if (j->w.trained && (h != j->w.trained || w != j->w.trained))
@@ -229,8 +240,6 @@ int job_open(job *j, int h, int w)
     cmd_detail(c, "%s, %s, %d thread%s; working memory %.1f MiB", j->w.path, di_isa(c->ctx),
                c->ctx->threads, c->ctx->threads == 1 ? "" : "s",
                (double)di_run_bytes(j->run, j->batch) / 1048576);
-    if (!code)
-        code = open_noise(j);
     if (!code)
         code = open_oracle(j);
     if (!code && io_make(&j->out, j->images, (size_t)j->prior->c, (size_t)h, (size_t)w))
@@ -393,6 +402,8 @@ int job_finish(job *j, int code, size_t done)
         di_clear(c->ctx);
     }
     double spent = j->at.seconds + seconds() - c->start;
+    di_net_close(j->w.net); /* room for the pictures */
+    j->w.net = NULL;
     int failed = write_result(c, &j->out);
     if (!failed)
         failed = write_trace(j);

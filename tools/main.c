@@ -104,6 +104,7 @@ static const char help_info[] =
     "  -w WEIGHTS               a file, the name of a prior (portraits64), gauss:M,C\n"
     "                           or mixture:W,M,V (diffinv list priors)\n"
     "  -s SOLVER key=value...   also its working memory; -p PROBLEM: for that problem\n"
+    "  -n K                     so many images (1)\n"
     "  --size HxW               other than what the prior was trained at\n"
     "  --mem 800M, --threads N  what -s SOLVER would do to fit; memory depends on N\n"
     "\n"
@@ -332,6 +333,7 @@ int main(int argc, char **argv)
     if (v->bit & (V_SOLVE | V_SAMPLE | V_NET))
         wait_patiently(argv);
     catch_signals();
+    memory_begin();
     di_status s = di_open(&c.ctx, NULL, NULL);
     if (s) {
         print_error(s == DI_EMEMORY ? "no memory to start" : c.ctx ? di_error(c.ctx) :
