@@ -536,6 +536,8 @@ static entry *find_entry(di_net *net, const char *name)
     return NULL;
 }
 
+enum { SLICE = 1 << 20 }; /* bytes of a tensor read at once; a multiple of every item */
+
 /* In the checking pass: notes what is missing or misshapen. In the loading pass: the values,
    in fresh memory. d: shape, outermost first, rank entries. */
 static di_real *tensor(loader *L, const char *prefix, const char *leaf, int rank, const int *d)
@@ -561,16 +563,22 @@ static di_real *tensor(loader *L, const char *prefix, const char *leaf, int rank
     }
     if (L->ctx->status)
         return NULL;
-    size_t n = (size_t)(e->bytes / item[e->dtype]);
-    char *raw = di_new(L->ctx, (size_t)e->bytes, 1);
-    di_real *v = raw ? di_new(L->ctx, n, sizeof *v) : NULL;
-    if (v && L->read(L->user, e->off, raw, (size_t)e->bytes))
-        di_fail(L->ctx, DI_EINPUT, "weight file: reading tensor %s failed", name);
-    else if (v && !(L->flags & DI_NET_NO_CRC) && crc32(L, 0, raw, (size_t)e->bytes) != e->crc)
+    size_t bytes = (size_t)e->bytes, n = bytes / item[e->dtype];
+    size_t slice = bytes < SLICE ? bytes : SLICE;
+    char *raw = di_new(L->ctx, slice, 1);
+    di_real *v = raw ? di_new(L->ctx, n, sizeof *v) : NULL, *to = v;
+    uint32_t crc = 0;
+    for (size_t at = 0; v && at < bytes && !L->ctx->status; at += slice) {
+        size_t part = bytes - at < slice ? bytes - at : slice;
+        if (L->read(L->user, e->off + at, raw, part))
+            di_fail(L->ctx, DI_EINPUT, "weight file: reading tensor %s failed", name);
+        crc = L->flags & DI_NET_NO_CRC ? e->crc : crc32(L, crc, raw, part);
+        for (size_t i = 0; i < part; i += item[e->dtype])
+            *to++ = widen(raw + i, e->dtype);
+    }
+    if (v && !L->ctx->status && crc != e->crc)
         di_fail(L->ctx, DI_EINPUT, "weight file: tensor %s is damaged (checksum); fetch or "
                 "convert the file again", name);
-    for (size_t i = 0; v && i < n; i++)
-        v[i] = widen(raw + i * item[e->dtype], e->dtype);
     if (v && !(L->flags & DI_NET_NONFINITE) && !di_finite(v, n))
         di_fail(L->ctx, DI_EINPUT, "weight file: tensor %s holds NaN or Inf; the checkpoint is "
                 "spoilt", name);

@@ -134,10 +134,9 @@ static void fuzz_io(const uint8_t *data, size_t n)
     int code = io_read(&a, file_name, err, sizeof err);
     insist(!code == !*err && !code == (a.v != NULL), "code, message and array differ");
     insist(!strchr(err, '\n'), "a message of two lines");
-    double sum = 0; /* every value is there to be read */
+    volatile double sum = 0; /* every value is there to be read */
     for (size_t i = 0; i < a.n * a.c * a.h * a.w; i++)
         sum += (double)a.v[i];
-    insist(sum == sum || sum != sum, "");
     io_free(&a);
 }
 
