@@ -1025,7 +1025,11 @@ static size_t plan(di_net *net, size_t n, int h, int w, int vjp)
         return net->plan_bytes;
     net->plan_bytes = 0;
     int m = di_net_multiple(net);
-    if (h < m || w < m || h % m || w % m || h > 1 << 15 || w > 1 << 15) {
+    if (h > 1 << 15 || w > 1 << 15) {
+        di_fail(net->ctx, DI_EUSAGE, "image size %dx%d: at most 32768 a side", h, w);
+        return 0;
+    }
+    if (h < m || w < m || h % m || w % m) {
         di_fail(net->ctx, DI_EUSAGE, "image size %dx%d: height and width must be multiples of "
                 "%d for this network", h, w, m);
         return 0;

@@ -1,6 +1,6 @@
 #!/bin/sh
 # What becomes of files when things end badly: kill -9 and SIGTERM at chosen moments, a full disk,
-# a folder that can't be written. From the root of the tree:  sh tests/test_files.sh ./diffinv
+# a folder that can't be written; and what is odd about an input. From the root of the tree:  sh tests/test_files.sh ./diffinv
 # KILLS=20: so many kills of each solver instead of 4, at moments that follow from SEED.
 
 case ${1:-./diffinv} in
@@ -136,6 +136,24 @@ if [ -w /dev/full ]; then
         [ $code -eq 6 ] && [ "$(wc -l <err)" -eq 1 ] && yes || no "$verb >/dev/full: $code"
     done
 fi
+
+# ---- Odd inputs ------------------------------------------------------------------------------
+# Each of these once waited for ever, was taken silently, or was refused without its reason.
+
+mkfifo pipe
+bad 2 "not a file" "$D" info -w pipe
+{
+    printf '\223NUMPY\001\000\166\000%-117s\n' \
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 2, 2), }"
+    printf '\000\000\300\177\000\000\000\000\000\000\000\000\000\000\000\000'
+} >nan.npy
+bad 2 "holds NaN or Inf" "$D" measure -w none -p denoise -i nan.npy -o x.npy
+bad 2 "holds NaN or Inf" "$D" solve -w "$W" -p denoise -y nan.npy -o x.npy
+bad 2 "File name too long" "$D" eval "$(printf '%03000d' 0)" p.ppm
+bad 1 "at most 32768 a side" "$D" sample -w "$W" --size 65536x65536 -o x.npy
+"$D" info -w "$W" -s ddim -n 1048576 --size 16x16 >out 2>err
+grep -q "^peak bytes, sample" out && yes || no "info of a million samples: $(cat err)"
+
 # ---- A folder that can't be written ----------------------------------------------------------
 
 mkdir shut

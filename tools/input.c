@@ -260,15 +260,15 @@ int weights_open(cmd *c, const char *name, unsigned flags, weights *w)
     if (exact_is(name))
         return exact_open(c, name, !(flags & DI_NET_HEAD) || cmd_get(c, "solver"), w);
     if (weights_find(c, name, w->path))
-        return di_fail(c->ctx, DI_EINPUT, "-w %s: no such file, and no prior of that name: see "
+        return di_fail(c->ctx, DI_EINPUT, "-w %.200s: no such file, and no prior of that name: see "
                        "diffinv list priors, or set DIFFINV_WEIGHTS to their folder", name);
-    w->fd = open(w->path, O_RDONLY);
+    /* opening a pipe would wait for a writer */
+    int known = !stat(w->path, &st);
+    if (known && !S_ISREG(st.st_mode))
+        return di_fail(c->ctx, DI_EINPUT, "%s: not a file: give a .unw weight file", w->path);
+    w->fd = known ? open(w->path, O_RDONLY) : -1;
     if (w->fd < 0 || fstat(w->fd, &st))
         return di_fail(c->ctx, DI_EINPUT, "%s: can't read: %s", w->path, strerror(errno));
-    if (!S_ISREG(st.st_mode)) {
-        close(w->fd);
-        return di_fail(c->ctx, DI_EINPUT, "%s: not a file: give a .unw weight file", w->path);
-    }
     di_status s = di_net_open(c->ctx, read_weights, w, (uint64_t)st.st_size, flags, &w->net);
     close(w->fd);
     w->fd = -1;
@@ -379,6 +379,9 @@ static int fit_picture(cmd *c, const char *path, const weights *w, io_array *a)
 int input_pictures(cmd *c, const char *path, const weights *w, io_array *a)
 {
     int code = input_array(c, path, a);
+    if (!code && !di_finite(a->v, a->n * a->c * a->h * a->w))
+        code = di_fail(c->ctx, DI_EINPUT, "%s holds NaN or Inf: a picture's values are finite, "
+                       "-1 black, 1 white", path);
     if (!code && w && a->c == 1 && w->in == 3 && a->picture)
         code = repeat_grey(c, path, a);
     if (!code && w && a->c != (size_t)w->in)

@@ -46,8 +46,10 @@ static int fail(const report *r, int code, const char *format, ...)
     va_start(args, format);
     vsnprintf(what, sizeof what, format, args);
     va_end(args);
+    size_t len = strlen(r->path); /* of a long name its end: the reason must have room */
     if (r->err && r->errlen)
-        snprintf(r->err, r->errlen, "%s: %s", r->path, what);
+        snprintf(r->err, r->errlen, "%s%s: %s", len > 200 ? "..." : "",
+                 r->path + (len > 200 ? len - 200 : 0), what);
     /* names and headers come from outside: the report stays one line, without control codes */
     for (char *p = r->err; p && r->errlen && *p; p++)
         if ((unsigned char)*p < 32 || *p == 127)

@@ -112,7 +112,7 @@ static double array_bytes(size_t n, size_t c, size_t h, size_t w)
 /* What the verb net will need for n images, with its arrays of input and output. */
 static void info_net_peak(const cmd *c, const weights *w, size_t n, int h, int width)
 {
-    for (int vjp = 0; vjp < 2; vjp++) {
+    for (int vjp = 0; vjp < 2 && n <= 4096; vjp++) { /* more than one pass can take */
         double work = (double)di_net_bytes(w->net, n, h, width, vjp);
         double arrays = array_bytes(n, (size_t)(w->in + w->out), (size_t)h, (size_t)width);
         if (work > 0)
