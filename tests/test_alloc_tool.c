@@ -192,7 +192,8 @@ int main(int argc, char **argv)
     static const char *const lines[][3] = {
         {"measure -q -w none -p inpaint mask=box:4 -i p.ppm -o x.npy", NULL, NULL},
         {"measure -q -w none -p sr factor=2 -i p.png -o x.png --simple xs.ppm", NULL, NULL},
-        {"measure -q -w none -p gblur size=3 --size 6x6 --fit resize -i p.pfm -o x.pfm", NULL, NULL},
+        {"measure -q -w none -p gblur size=3 --size 6x6 --fit resize -i p.pfm -o x.pfm", NULL,
+         NULL},
         {"measure -q -w none -p inpaint mask=random:0.5 --size 10x10 --fit pad -i p.npy -o x.pgm",
          NULL, NULL},
         {"op -q -p matrix a=a.npy -i p.npy -o x.npy", NULL, NULL},

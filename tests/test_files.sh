@@ -1,6 +1,7 @@
 #!/bin/sh
 # What becomes of files when things end badly: kill -9 and SIGTERM at chosen moments, a full disk,
-# a folder that can't be written; and what is odd about an input. From the root of the tree:  sh tests/test_files.sh ./diffinv
+# a folder that can't be written; and what is odd about an input.
+# From the root of the tree:  sh tests/test_files.sh ./diffinv
 # KILLS=20: so many kills of each solver instead of 4, at moments that follow from SEED.
 
 case ${1:-./diffinv} in

@@ -29,7 +29,8 @@ no() { fail=$((fail + 1)); echo "FAILED: $*"; }
 predicted() { # LINE INFO-ARGUMENTS...
     line=$1
     shift
-    "$D" info -w "$W" --size "$SIZE" --threads "$THREADS" "$@" >out 2>err || no "info $*: $(cat err)"
+    "$D" info -w "$W" --size "$SIZE" --threads "$THREADS" "$@" >out 2>err ||
+        no "info $*: $(cat err)"
     want=$(awk -v line="$line" 'index($0, line "  ") == 1 || index($0, line " ") == 1 {
         sub(line, ""); print $1; exit }' out)
 }

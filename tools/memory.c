@@ -54,8 +54,8 @@ void memory_begin(void)
 #endif
 }
 
-/* Threads exist from here on, so that what they take is seen. */
-static void start_threads(int threads)
+/* Threads exist from here on, so that what they take is seen; how many. */
+static int start_threads(int threads)
 {
     int ready = 0;
     (void)threads;
@@ -63,13 +63,14 @@ static void start_threads(int threads)
 #pragma omp parallel num_threads(threads) reduction(+ : ready)
 #endif
     ready += 1;
+    return ready;
 }
 
 double memory_need(const cmd *c, const weights *w, double work, double arrays)
 {
     /* Pages of the program and of the threads' stacks that only work touches. */
     const double untouched = 1 << 19, stack = 1 << 16;
-    start_threads(c->ctx->threads);
+    int threads = start_threads(c->ctx->threads);
     double missing = w->net && w->head ? (double)di_net_weight_bytes(w->net) : 0;
-    return memory_now() + missing + work + arrays + untouched + stack * c->ctx->threads;
+    return memory_now() + missing + work + arrays + untouched + stack * threads;
 }
