@@ -52,7 +52,7 @@ LIB     = $(B)/ops.o $(B)/unet.o $(B)/diffinv.o $(B)/solvers.o \
 TOOL    = $(patsubst tools/%.c,$(B)/tools_%.o,$(filter-out tools/bench.c,$(wildcard tools/*.c)))
 TOOL_H  = $(wildcard tools/*.h)
 
-.PHONY: all demo test bench install uninstall clean report
+.PHONY: all demo test fuzz bench install uninstall clean report
 all: report diffinv$(S) libdiffinv$(S).a libdiffinv$(S).so
 
 report:
@@ -95,7 +95,10 @@ demo: diffinv
 # Tests run in both builds; waiting threads sleep, so a busy machine does not stall them.
 T       = $(B)/tests
 D       = build/double/tests
-TESTS   = ops problems solvers net hostile mo dmplug cps
+TESTS   = ops problems solvers net hostile mo dmplug cps alloc
+FUZZ    = weights png npy pnm settings state
+TOOL_C  = $(filter-out tools/bench.c tools/main.c,$(wildcard tools/*.c))
+RENAMED = -Dmalloc=test_malloc -Dcalloc=test_calloc -Drealloc=test_realloc
 CHECK   = $(CC) $(WARN) -O2 $(EXACT) $(OMP) -I.
 test: all
 	@$(MAKE) --no-print-directory DOUBLE=1 diffinv-double libdiffinv-double.a
@@ -104,12 +107,34 @@ test: all
 	  $(CHECK) $(DEFS) -o $(T)/$$t tests/test_$$t.c tools/io.c libdiffinv.a -lm && \
 	  $(CHECK) $(DEFS) -DDI_DOUBLE -o $(D)/$$t tests/test_$$t.c tools/io.c libdiffinv-double.a -lm || exit 1; done
 	$(CHECK) -o $(T)/io tests/test_io.c tools/io.c tools/picture.c -lm
+	$(CHECK) -Wno-missing-prototypes -Dmain=diffinv_main -c -o $(T)/main.o tools/main.c
+	for t in $(patsubst tools/%.c,%,$(TOOL_C)); do \
+	  $(CHECK) $(RENAMED) -c -o $(T)/renamed_$$t.o tools/$$t.c || exit 1; done
+	$(CHECK) $(DEFS) -o $(T)/alloc_tool tests/test_alloc_tool.c $(T)/main.o $(T)/renamed_*.o libdiffinv.a -lm
+	$(CHECK) $(DEFS) -DDI_FUZZ -o $(T)/fuzz tests/fuzz.c tools/io.c $(T)/main.o \
+	  $(filter-out $(B)/tools_main.o $(B)/tools_io.o,$(TOOL)) libdiffinv.a -lm
 	$(CHECK) $(DEFS) -o $(T)/hash tests/hash.c libdiffinv.a -lm
 	$(CHECK) $(DEFS) -DDI_DOUBLE -o $(D)/hash tests/hash.c libdiffinv-double.a -lm
 	@CC='$(CC)' OMP_WAIT_POLICY=passive sh tests/run.sh \
 	  $(foreach t,$(TESTS),'$(t)=$(T)/$(t)' '$(t), double=$(D)/$(t)') 'files=$(T)/io' \
+	  'memory ends=$(T)/alloc_tool' \
+	  'hostile inputs=$(T)/fuzz $(foreach t,$(FUZZ),$(t) $(wildcard tests/fuzz/$(t)/*))' \
 	  'bits=sh tests/test_bits.sh $(T)/hash $(D)/hash' 'build=sh tests/test_build.sh' \
-	  'converter=python3 tests/test_convert.py' 'command=sh tests/test_cli.sh ./diffinv'
+	  'converter=python3 tests/test_convert.py' 'command=sh tests/test_cli.sh ./diffinv' \
+	  'memory=sh tests/test_memory.sh ./diffinv' \
+	  'ends of files=sh tests/test_files.sh ./diffinv'
+
+# One of $(FUZZ), with clang's libFuzzer: make fuzz TARGET=png SECONDS=600. What it finds lies in
+# build/fuzz; what is new to it, in build/fuzz/TARGET.
+TARGET  = png
+SECONDS = 600
+fuzz:
+	@mkdir -p build/fuzz/$(TARGET)
+	clang -std=c99 -g -O1 -ffp-contract=off -fno-math-errno -fsanitize=fuzzer,address,undefined \
+	  -fno-sanitize-recover=undefined -DDI_FUZZ -DTARGET=$(TARGET) -Dmain=diffinv_main -I. \
+	  -o build/fuzz/fuzz_$(TARGET) tests/fuzz.c tools/main.c $(TOOL_C) ops.c unet.c diffinv.c solvers.c -lm
+	build/fuzz/fuzz_$(TARGET) -max_total_time=$(SECONDS) -max_len=16384 -timeout=20 -malloc_limit_mb=600 \
+	  -artifact_prefix=build/fuzz/$(TARGET)- -print_final_stats=1 build/fuzz/$(TARGET) tests/fuzz/$(TARGET)
 
 bench: libdiffinv$(S).a
 	$(CC) $(WARN) -O2 -march=native -ffp-contract=fast $(OMP) $(DEFS) -I. -o $(B)/bench tools/bench.c libdiffinv$(S).a -lm

@@ -558,7 +558,10 @@ static void test_prior(const network *d, const bytes *file, const pass *p)
             CHECK(!learned || same(v + i * p->in, y + i * p->out + p->in, p->in));
         }
         CHECK(same(got, gx, p->nx));
-        EQUAL(prior->bytes(prior, p->n, 1), di_net_bytes(net, p->n, p->h, p->w, 1));
+        /* a pass and the records and headers of its tape: 32 + 16 KiB of tables, one or two
+           chunks of 40 and 64 KiB each */
+        size_t one = di_net_bytes(net, p->n, p->h, p->w, 1), all = prior->bytes(prior, p->n, 1);
+        CHECK(all > one && all < one + (1 << 18));
     }
     di_close(ctx);
     free(y);

@@ -3,6 +3,7 @@
  *   main.c      the verbs, their help, the start, signals
  *   settings.c  key=value settings from the line and from files; the run record
  *   input.c     weights, pictures and numbers, brought to what a run needs
+ *   memory.c    bytes that a run needs and has needed
  *   exact.c     the priors that need no network: gauss:... and mixture:...
  *   run.c       measure, solve, sample: the verbs that run something long
  *   job.c       what a run reports, counts and writes down (job.h)
@@ -121,6 +122,7 @@ typedef struct weights {
     int trained;        /* side of the pictures it was trained at, 0: unknown */
     int multiple;       /* sides are multiples of this */
     int classes;
+    int head;           /* only the head is loaded */
 } weights;
 int weights_open(cmd *c, const char *name, unsigned flags, weights *w);
 int weights_find(cmd *c, const char *name, char path[1024]);     /* 0 when it is found */
@@ -134,10 +136,24 @@ int input_labels(cmd *c, const weights *w, size_t n, int **labels); /* NULL if i
 /* Reads pictures for prior w (NULL: any) and brings them to its channels and size. */
 int input_pictures(cmd *c, const char *path, const weights *w, io_array *a);
 /* *fits: whether they do so under the plan in force. */
-int input_fits(cmd *c, const weights *w, size_t (*need)(void *user), void *user, int *fits);
-/* Sets the fastest plan of the derivative with which weights and `need(user)` bytes of work
-   fit --mem, and says which; without --mem the fastest. */
-int input_memory(cmd *c, const weights *w, size_t (*need)(void *user), void *user);
+int input_fits(cmd *c, const weights *w, size_t (*need)(void *user), void *user, double arrays,
+               int *fits);
+/* How many of `samples` go through the network together, at most. */
+size_t input_batch(const di_solver *solver, size_t samples, int h, int w);
+/* Sets the fastest plan of the derivative with which the whole process, `need(user)` bytes of
+   work and `arrays` of the command among it, fits --mem, and says which; without --mem the
+   fastest. */
+int input_memory(cmd *c, const weights *w, size_t (*need)(void *user), void *user,
+                 double arrays);
+
+/* ---- memory.c */
+
+void memory_begin(void);    /* at the start of the process */
+double memory_peak(void);   /* resident bytes of this process at its height */
+/* Those of a run that is still to come: what there is now, weights that are not loaded yet,
+   `work` of solver and network, `arrays` of the command. An upper bound, by 2 % and 1 MiB at
+   most. */
+double memory_need(const cmd *c, const weights *w, double work, double arrays);
 
 /* The problem that the settings ask for. record (or NULL) is that of the measurement: it fills
  * what was not given, and a contradiction is an error. */

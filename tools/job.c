@@ -255,27 +255,32 @@ static size_t run_bytes(void *user)
     return di_run_bytes(j->run, j->batch);
 }
 
+/* Bytes of the results and of what grows beside them; inputs are there already. Pictures are
+   made when the network has gone. */
+static double job_arrays(const job *j)
+{
+    double size = (double)(image_size(j->prior) * sizeof(di_real)), n = (double)j->images;
+    double state = j->every ? (double)di_run_state_bytes(j->run, j->batch) + n * size : 0;
+    return n * size + (cmd_get(j->c, "oracle") ? size : 0) + (j->w.net ? 0 : n * size) + state;
+}
+
 /* Samples of one measurement go through the network together. A call of several takes no more
    memory than one of a 256x256 picture, whose speed would gain nothing from company; with --mem
    the largest that fits the fastest plan, or else one by one. A trace and an oracle look at one
    image at a time. */
 static int choose_batch(job *j)
 {
-    enum { MOST = 8, PIXELS = 256 * 256 };
-    size_t most = PIXELS / ((size_t)j->prior->h * (size_t)j->prior->w);
     int fits = 1;
-    j->batch = (size_t)j->samples < MOST ? (size_t)j->samples : MOST;
-    j->batch = j->batch > most ? most : j->batch;
-    if (!j->batch || j->solver->needs & DI_ONE_BY_ONE || cmd_get(j->c, "trace") ||
-        cmd_get(j->c, "oracle"))
+    j->batch = input_batch(j->solver, (size_t)j->samples, j->prior->h, j->prior->w);
+    if (cmd_get(j->c, "trace") || cmd_get(j->c, "oracle"))
         j->batch = 1;
     for (; j->batch > 1; j->batch--) {
-        if (input_fits(j->c, &j->w, run_bytes, j, &fits))
+        if (input_fits(j->c, &j->w, run_bytes, j, job_arrays(j), &fits))
             return (int)j->c->ctx->status;
         if (fits)
             break;
     }
-    return input_memory(j->c, &j->w, run_bytes, j);
+    return input_memory(j->c, &j->w, run_bytes, j, job_arrays(j));
 }
 
 int job_open(job *j, int h, int w)
@@ -293,6 +298,8 @@ int job_open(job *j, int h, int w)
     if (!code)
         code = input_params(c, j->solver, j->run);
     if (!code)
+        code = open_noise(j);
+    if (!code)
         code = choose_batch(j);
     if (code)
         return code;
@@ -306,8 +313,6 @@ int job_open(job *j, int h, int w)
     cmd_detail(c, "%s, %s, %d thread%s, %zu at once; working memory %.1f MiB", j->w.path,
                di_isa(c->ctx), c->ctx->threads, c->ctx->threads == 1 ? "" : "s", j->batch,
                (double)di_run_bytes(j->run, j->batch) / 1048576);
-    if (!code)
-        code = open_noise(j);
     if (!code)
         code = open_oracle(j);
     if (!code && io_make(&j->out, j->images, (size_t)j->prior->c, (size_t)h, (size_t)w))
@@ -327,6 +332,8 @@ void job_print(job *j, const char *format, ...)
     fputs(line, stdout);
     fflush(stdout);
     text_add(&j->table, "%s", line);
+    if (j->table.failed)
+        no_memory(j->c, "the table"); /* the context ends the run */
 }
 
 /* What the solver decided and what the oracle chose, for the record; and said aloud. */
@@ -418,9 +425,9 @@ static int write_trace(job *j)
     char err[400];
     const char *path = cmd_get(j->c, "trace");
     text t = {NULL, 0, 0, 0};
-    if (!path || !j->trace.n)
+    if (!path || (!j->trace.n && !j->trace.failed))
         return 0;
-    for (const char *p = j->trace.s; *p; ) {
+    for (const char *p = j->trace.s ? j->trace.s : ""; *p; ) {
         size_t len = strcspn(p, "\n"), keep = len;
         while (!j->at.watched && keep && p[keep] != '\t')
             keep--;
@@ -438,8 +445,8 @@ static int write_trace(job *j)
 static int write_record(job *j, double spent)
 {
     cmd *c = j->c;
-    int code = 0;
-    if (j->note.n)
+    int code = j->note.failed || j->chosen.failed ? no_memory(c, "the notes") : 0;
+    if (!code && j->note.n)
         code = settings_put(c, &c->facts, "info.note", j->note.s);
     if (!code && j->chosen.n)
         code = settings_put(c, &c->facts, "info.oracle", j->chosen.s);
@@ -471,6 +478,8 @@ int job_finish(job *j, int code, size_t done)
         di_clear(c->ctx);
     }
     double spent = j->at.seconds + seconds() - c->start;
+    di_net_close(j->w.net); /* room for the pictures */
+    j->w.net = NULL;
     int failed = job_write(c, "output", &j->out);
     if (!failed)
         failed = write_trace(j);

@@ -105,6 +105,7 @@ static const char help_info[] =
     "  -w WEIGHTS               a file, the name of a prior (portraits64), gauss:M,C\n"
     "                           or mixture:W,M,V (diffinv list priors)\n"
     "  -s SOLVER key=value...   also its working memory; -p PROBLEM: for that problem\n"
+    "  -n K                     so many images (1)\n"
     "  --size HxW               other than what the prior was trained at\n"
     "  --mem 800M, --threads N  what -s SOLVER would do to fit; memory depends on N,\n"
     "                           and on --isa NAME and --numerics exact|fast\n"
@@ -269,6 +270,8 @@ static void catch_signals(void)
     sigaction(SIGINT, &a, NULL);
     sigaction(SIGTERM, &a, NULL);
     sigaction(SIGHUP, &a, NULL);
+    a.sa_handler = SIG_IGN; /* beyond a limit of file size a write fails, and is reported */
+    sigaction(SIGXFSZ, &a, NULL);
 }
 
 /* ==== Start and end ===================================================================== */
@@ -279,12 +282,6 @@ static const struct verb *find_verb(const char *name)
         if (!strcmp(verbs[i].name, name))
             return &verbs[i];
     return NULL;
-}
-
-static int version(void)
-{
-    printf("diffinv %s (%s)\n", DI_VERSION, sizeof(di_real) == 8 ? "double" : "float");
-    return 0;
 }
 
 static int unknown_verb(const char *name)
@@ -307,6 +304,21 @@ static void print_error(const char *line)
     fputc('\n', stderr);
 }
 
+/* The exit code, after all that was said has got out. */
+static int said(void)
+{
+    if (!fflush(stdout) && !ferror(stdout))
+        return 0;
+    print_error("standard output: can't write the result");
+    return DI_EOUTPUT;
+}
+
+static int version(void)
+{
+    printf("diffinv %s (%s)\n", DI_VERSION, sizeof(di_real) == 8 ? "double" : "float");
+    return said();
+}
+
 static int run_verb(const struct verb *v, cmd *c, int argc, char **argv)
 {
     c->verb = v->name;
@@ -319,21 +331,19 @@ static int run_verb(const struct verb *v, cmd *c, int argc, char **argv)
     int code = cmd_parse(c, argc, argv);
     if (!code && cmd_get(c, "help")) {
         fputs(v->help, stdout);
-        return 0;
+        return said();
     }
     if (!code && cmd_get(c, "version"))
         return version();
     if (!code)
         code = v->go(c);
+    if (!code) /* a failure on the way that nothing waited for, such as a lost fact */
+        code = c->ctx->status;
     if (code) {
         print_error(*di_error(c->ctx) ? di_error(c->ctx) : "it failed, without saying why");
         return c->ctx->status ? (int)c->ctx->status : code;
     }
-    if (fflush(stdout) || ferror(stdout)) {
-        print_error("standard output: can't write the result");
-        return DI_EOUTPUT;
-    }
-    return 0;
+    return said();
 }
 
 /* Threads that spin while they wait take the very processor that they wait for when the machine
@@ -364,7 +374,7 @@ int main(int argc, char **argv)
     }
     if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
         help(stdout);
-        return 0;
+        return said();
     }
     if (!strcmp(argv[1], "--version"))
         return version();
@@ -374,6 +384,7 @@ int main(int argc, char **argv)
     if (v->bit & (V_SOLVE | V_SAMPLE | V_NET | V_SELFTEST))
         wait_patiently(argv);
     catch_signals();
+    memory_begin();
     di_status s = di_open(&c.ctx, NULL, NULL);
     if (s) {
         print_error(s == DI_EMEMORY ? "no memory to start" : c.ctx ? di_error(c.ctx) :

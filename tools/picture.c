@@ -103,7 +103,7 @@ static double ssim(const di_real *x, const di_real *ref, size_t c, size_t h, siz
         return NAN;
     double *a = malloc((2 * H * W + 5 * W) * sizeof *a), sum = 0.0;
     if (!a)
-        return NAN;
+        return -HUGE_VAL;
     for (size_t k = 0; k < c; k++) {
         pooled(a, x + k * h * w, h, w, f);
         pooled(a + H * W, ref + k * h * w, h, w, f);

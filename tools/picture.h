@@ -21,8 +21,8 @@
 
 double pic_psnr_piq(const di_real *x, const di_real *ref, size_t count);
 
-/* x, ref: (c,h,w). NAN if the image (after pooling) is smaller than the window or memory
- * ends. */
+/* x, ref: (c,h,w). NAN if the image (after pooling) is smaller than the window; -HUGE_VAL if
+ * there is no memory. */
 double pic_ssim_piq(const di_real *x, const di_real *ref, size_t c, size_t h, size_t w);
 double pic_ssim(const di_real *x, const di_real *ref, size_t c, size_t h, size_t w);
 

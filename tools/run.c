@@ -193,6 +193,9 @@ static int solve_measurement(job *j)
     if (code)
         return code;
     const io_array *y = &j->y;
+    if (!di_finite(y->v, y->n * y->c * y->h * y->w))
+        return di_fail(c->ctx, DI_EINPUT, "%s holds NaN or Inf: a measurement is finite; measure "
+                       "again", path);
     if (y->picture)
         cmd_note(c, "%s is a picture, rounded to 8 bits; measure into .npy for exact values",
                  path);
@@ -243,12 +246,16 @@ static void print_line(job *j, size_t i)
     di_real *work = malloc(m * sizeof *work);
     if (work)
         v[0] = di_residual(j->problem, x, j->y.v + k * m, work);
+    else
+        no_memory(j->c, "the residual"); /* the context ends the run */
     free(work);
     if (j->truth.v) {
         const di_real *t = j->truth.v + (j->truth.n > 1 ? k : 0) * c * h * w;
         v[1] = di_psnr(x, t, c * h * w);
         v[2] = pic_ssim_piq(x, t, c, h, w);
         v[3] = pic_ssim(x, t, c, h, w);
+        if (v[2] == -HUGE_VAL || v[3] == -HUGE_VAL)
+            no_memory(j->c, "the comparison");
         char oracle[64] = "";
         if (j->oracle)
             snprintf(oracle, sizeof oracle, "\t%llu of %llu",

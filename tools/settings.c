@@ -6,7 +6,6 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -274,7 +273,7 @@ static const option options[] = {
     {"--size", "size", 1, V_DRAW | V_INFO, "HxW"},
     {"--fit", "fit", 1, V_MEASURE | V_SOLVE, "crop, pad or resize"},
     {"--seed", "seed", 1, V_DRAW, "a whole number"},
-    {"-n", "samples", 1, V_SOLVE | V_SAMPLE, "a number of samples"},
+    {"-n", "samples", 1, V_SOLVE | V_SAMPLE | V_INFO, "a number of samples"},
     {"--noise", "noise", 1, V_SOLVE | V_SAMPLE, "an NPY file"},
     {"--label", "label", 1, V_SOLVE | V_SAMPLE | V_NET, "a class or an NPY file of them"},
     {"-t", "t", 1, V_NET, "a number or an NPY file of them"},
@@ -667,18 +666,6 @@ int cmd_write(cmd *c, const char *key, const io_array *a)
     return cmd_io(c, code, err);
 }
 
-static double peak_bytes(void)
-{
-    struct rusage r;
-    if (getrusage(RUSAGE_SELF, &r))
-        return 0;
-#ifdef __APPLE__
-    return (double)r.ru_maxrss;
-#else
-    return 1024.0 * (double)r.ru_maxrss;
-#endif
-}
-
 int cmd_write_record(cmd *c, const di_cost *cost, double spent)
 {
     char err[400], path[1040];
@@ -698,7 +685,7 @@ int cmd_write_record(cmd *c, const di_cost *cost, double spent)
         text_add(&t, "cost.net=%llu\ncost.net_vjp=%llu\ncost.apply=%llu\ncost.apply_vjp=%llu\n",
                  (unsigned long long)cost->net, (unsigned long long)cost->net_vjp,
                  (unsigned long long)cost->apply, (unsigned long long)cost->apply_vjp);
-    text_add(&t, "cost.seconds=%.3f\ncost.peak_bytes=%.0f\n", spent, peak_bytes());
+    text_add(&t, "cost.seconds=%.3f\ncost.peak_bytes=%.0f\n", spent, memory_peak());
     if (t.failed) {
         free(t.s);
         return no_memory(c);

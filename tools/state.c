@@ -179,7 +179,9 @@ static int build(job *j, text *t)
     if (s && !t->failed)
         return s;
     end_block(t, from);
-    if (t->failed || j->table.failed || j->trace.failed)
+    if (s) /* put_bytes found no memory: say that, not that writing failed */
+        di_clear(j->c->ctx);
+    if (t->failed || j->table.failed || j->trace.failed || j->note.failed || j->chosen.failed)
         return no_memory(j->c, "the state");
     put_number(crc, io_crc32(0, t->s, t->n), CRC_SIZE);
     text_put(t, crc, CRC_SIZE);
@@ -312,12 +314,13 @@ static int load(job *j)
     if (t->n < MAGIC_SIZE + CRC_SIZE || memcmp(t->s, MAGIC, MAGIC_SIZE) ||
         io_crc32(0, t->s, t->n - CRC_SIZE) != get_number(t->s + t->n - CRC_SIZE, CRC_SIZE) ||
         take_text(t, "settings", &saved))
-        code = damaged(c, path);
+        code = saved.failed ? no_memory(c, "the state") : damaged(c, path);
     if (!code)
         code = check_fingerprint(j, path, &saved);
     free(saved.s);
     if (!code && take_all(j, t))
-        code = damaged(c, path);
+        code = j->table.failed || j->trace.failed || j->note.failed || j->chosen.failed
+                   ? no_memory(c, "the state") : damaged(c, path);
     if (code)
         return code;
     j->resumed = 1;
