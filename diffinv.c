@@ -369,8 +369,11 @@ static void sep_spectral(const di_problem *p, const di_real *in, di_real *out, i
     size_t n = (size_t)h * w, m = (size_t)yh * yw;
     if (map1_svd(p->ctx, a) || map1_svd(p->ctx, b))
         return;
-    double *d = di_new(p->ctx, 3 * n, sizeof *d), *e = d + n, *f = e + n;
-    for (int c = 0; d && c < p->x[0]; c++) {
+    double *d = di_new(p->ctx, 3 * n, sizeof *d);
+    if (!d)
+        return;
+    double *e = d + n, *f = e + n;
+    for (int c = 0; c < p->x[0]; c++) {
         for (size_t i = 0; i < (what == PINV ? m : n); i++)
             d[i] = what == PINV ? in[c * m + i] : in[c * n + i];
         if (what == TO_VT) {

@@ -280,6 +280,7 @@ const char *di_run_note(const di_run *run); /* what the solver decided, for peop
    go with the same y, seed, first and n (checked; that problem and prior are the same is
    for the caller to know); x, cost, note and noise count are those of the run. */
 typedef int (*di_write_fn)(void *user, const void *src, size_t n); /* 0 on success */
+size_t di_run_state_bytes(const di_run *run, size_t n); /* what save writes, n samples a go */
 di_status di_run_save(di_run *run, di_write_fn write, void *user);
 di_status di_run_load(di_run *run, di_read_fn read, void *user, uint64_t size);
 
@@ -397,6 +398,7 @@ typedef struct di_tape {
 
 void di_tape_open(di_tape *tp, di_ctx *ctx);
 void di_tape_close(di_tape *tp);
+size_t di_tape_bytes(const di_tape *tp); /* of its records and headers */
 di_status di_tape_begin(di_tape *tp, void *base, size_t size, int keep); /* base NULL: dry */
 void di_tape_back(di_tape *tp);        /* from the outputs' g to the inputs' g */
 /* y = f(user, part, x, emb), of which only x and emb are kept: the derivative runs f again.

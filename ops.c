@@ -1681,6 +1681,16 @@ void di_tape_close(di_tape *tp)
     memset(tp, 0, sizeof *tp);
 }
 
+size_t di_tape_bytes(const di_tape *tp)
+{
+    size_t n = tp->arena.hole ? MAX_HOLES * sizeof *tp->arena.hole : 0;
+    for (const pool_chunk *c = tp->pool; c; c = c->next)
+        n += POOL_BYTES;
+    for (int i = 0; tp->rec && i < CHUNKS; i++)
+        n += tp->rec[i] ? CHUNK * sizeof **tp->rec : 0;
+    return n + (tp->rec ? CHUNKS * sizeof *tp->rec : 0);
+}
+
 di_status di_tape_begin(di_tape *tp, void *base, size_t size, int keep)
 {
     if (!tp->rec)

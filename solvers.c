@@ -1763,6 +1763,12 @@ typedef struct state {
     char note[200];
 } state;
 
+size_t di_run_state_bytes(const di_run *run, size_t n)
+{
+    return sizeof(state) + (n * run->d + make_plan(run, n).elements) * sizeof(di_real)
+           + sizeof(uint64_t);
+}
+
 /* FNV-1a, 64 bits */
 static uint64_t stir(uint64_t h, const void *data, size_t n)
 {

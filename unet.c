@@ -605,6 +605,8 @@ static entry *find_entry(di_net *net, const char *name)
     return NULL;
 }
 
+enum { SLICE = 1 << 20 }; /* bytes of a tensor read at once; a multiple of every item */
+
 /* In the checking pass: notes what is missing or misshapen. In the loading pass: the values,
    in fresh memory. d: shape, outermost first, rank entries. */
 static di_real *tensor(loader *L, const char *prefix, const char *leaf, int rank, const int *d)
@@ -630,16 +632,22 @@ static di_real *tensor(loader *L, const char *prefix, const char *leaf, int rank
     }
     if (L->ctx->status)
         return NULL;
-    size_t n = (size_t)(e->bytes / item[e->dtype]);
-    char *raw = di_new(L->ctx, (size_t)e->bytes, 1);
-    di_real *v = raw ? di_new(L->ctx, n, sizeof *v) : NULL;
-    if (v && L->read(L->user, e->off, raw, (size_t)e->bytes))
-        di_fail(L->ctx, DI_EINPUT, "weight file: reading tensor %s failed", name);
-    else if (v && !(L->flags & DI_NET_NO_CRC) && crc32(L, 0, raw, (size_t)e->bytes) != e->crc)
+    size_t bytes = (size_t)e->bytes, n = bytes / item[e->dtype];
+    size_t slice = bytes < SLICE ? bytes : SLICE;
+    char *raw = di_new(L->ctx, slice, 1);
+    di_real *v = raw ? di_new(L->ctx, n, sizeof *v) : NULL, *to = v;
+    uint32_t crc = 0;
+    for (size_t at = 0; v && at < bytes && !L->ctx->status; at += slice) {
+        size_t part = bytes - at < slice ? bytes - at : slice;
+        if (L->read(L->user, e->off + at, raw, part))
+            di_fail(L->ctx, DI_EINPUT, "weight file: reading tensor %s failed", name);
+        crc = L->flags & DI_NET_NO_CRC ? e->crc : crc32(L, crc, raw, part);
+        for (size_t i = 0; i < part; i += item[e->dtype])
+            *to++ = widen(raw + i, e->dtype);
+    }
+    if (v && !L->ctx->status && crc != e->crc)
         di_fail(L->ctx, DI_EINPUT, "weight file: tensor %s is damaged (checksum); fetch or "
                 "convert the file again", name);
-    for (size_t i = 0; v && i < n; i++)
-        v[i] = widen(raw + i * item[e->dtype], e->dtype);
     if (v && !(L->flags & DI_NET_NONFINITE) && !di_finite(v, n))
         di_fail(L->ctx, DI_EINPUT, "weight file: tensor %s holds NaN or Inf; the checkpoint is "
                 "spoilt", name);
@@ -687,6 +695,7 @@ static void bind_norm(loader *L, di_norm *w, const char *prefix, int c)
     w->b = vector(L, prefix, ".b", c);
     L->net->norm[L->net->norms++] = w;
     L->net->weights += 2 * (size_t)c;
+    L->net->weight_bytes += 2 * (size_t)c * sizeof(di_real);
 }
 
 static void bind_res(loader *L, res *r, const char *prefix, int in, int out, int dir,
@@ -770,9 +779,11 @@ static void bind_net(loader *L)
         int d[2] = { f->classes, f->label_time ? f->base : f->emb };
         net->label = tensor(L, "label", ".w", 2, d);
         net->weights += (size_t)d[0] * d[1];
+        net->weight_bytes += (size_t)d[0] * d[1] * sizeof(di_real);
         if (f->label_time) {
             net->label_b = vector(L, "label", ".b", f->base);
             net->weights += (size_t)f->base;
+            net->weight_bytes += (size_t)f->base * sizeof(di_real);
         }
     }
     bind_conv(L, &net->stem, "stem", 4, c, f->in, 3, 1);
@@ -1083,7 +1094,8 @@ static void backward(di_net *net, const di_real *gy, int have, di_real *gx)
             return;
         y->g = di_pack(tp, y->n, net->f.out, y->h, y->w, gy, have);
         di_drop(tp, y);
-        gy += tp->dry ? 0 : (size_t)y->n * have * y->h * y->w;
+        if (!tp->dry) /* NULL takes no offset, not even 0 */
+            gy += (size_t)y->n * have * y->h * y->w;
     }
     di_tape_back(tp);
     for (int k = 0; k < p->groups; k++) {
@@ -1093,7 +1105,8 @@ static void backward(di_net *net, const di_real *gy, int have, di_real *gx)
         for (size_t i = 0; net->f.center && !tp->dry && i < size; i++)
             gx[i] *= 2;
         di_drop(tp, x->g);
-        gx += tp->dry ? 0 : size;
+        if (!tp->dry)
+            gx += size;
     }
     p->groups = 0; /* the tape is used up */
 }
@@ -1123,7 +1136,11 @@ static size_t plan(di_net *net, size_t n, int h, int w, int vjp)
         return net->plan_bytes;
     net->plan_bytes = 0;
     int m = di_net_multiple(net);
-    if (h < m || w < m || h % m || w % m || h > 1 << 15 || w > 1 << 15) {
+    if (h > 1 << 15 || w > 1 << 15) {
+        di_fail(net->ctx, DI_EUSAGE, "image size %dx%d: at most 32768 a side", h, w);
+        return 0;
+    }
+    if (h < m || w < m || h % m || w % m) {
         di_fail(net->ctx, DI_EUSAGE, "image size %dx%d: height and width must be multiples of "
                 "%d for this network", h, w, m);
         return 0;
@@ -1329,17 +1346,18 @@ double di_prior_abar(const di_prior *p, double t)
     return t == -1 ? 1 : abar > most ? most : abar;
 }
 
-/* tau of the VP process with beta(tau) = beta_min + beta_d tau. */
-static double vp_time(double beta_d, double beta_min, double grown)
+/* (steps-1) tau of the VP process with beta(tau) = beta_min + beta_d tau. */
+static double vp_time(int steps, double beta_d, double beta_min, double grown)
 {
-    return (sqrt(beta_min * beta_min + 2 * beta_d * di_log(grown)) - beta_min) / beta_d;
+    return (steps - 1) * (sqrt(beta_min * beta_min + 2 * beta_d * di_log(grown)) - beta_min)
+           / beta_d;
 }
 
 double di_prior_time(const di_prior *p, double sigma, int continuous)
 {
     double grown = 1 + sigma * sigma, abar = 1;
     if (continuous && p->continuous >= 0)
-        return 999 * vp_time(19.9, 0.1, grown);
+        return vp_time(1000, 19.9, 0.1, grown);
     int i = 0;
     while (i < p->steps - 1 && abar * (1 - p->beta[i]) * grown > 1)
         abar *= 1 - p->beta[i++];
@@ -1375,7 +1393,7 @@ static frame denoiser(const di_net *net, double sigma, double t)
         a.out = -sigma / sqrt(grown);
     }
     if (f->sched == SCHED_VP) {
-        a.time = (net->steps - 1) * vp_time(f->beta_d, f->beta_min, grown);
+        a.time = vp_time(net->steps, f->beta_d, f->beta_min, grown);
     } else if (f->sched == SCHED_IDDPM) {
         a.time = iddpm_time(net, sigma);
     } else if (f->sched == SCHED_VE) {
@@ -1575,6 +1593,7 @@ static di_status net_vjp(di_prior *p, int keep, const di_real *geps, di_real *gx
     return net->ctx->status;
 }
 
+/* Each kept pass has a tape of its own beside the one that the plan was made with. */
 static size_t net_prior_bytes(di_prior *p, size_t n, int keep)
 {
     di_net *net = ((net_prior *)p)->net;
@@ -1585,7 +1604,8 @@ static size_t net_prior_bytes(di_prior *p, size_t n, int keep)
                  + (net->f.pred == PRED_EPS ? 0 : d * sizeof(di_real));
     if (keep && net->keep & DI_KEEP_STEPS)
         return framed + one + keep * (d * sizeof(di_real) + n * sizeof(double));
-    return framed + one * passes;
+    size_t tapes = keep ? (size_t)keep * di_tape_bytes(&net->pass[0].tape) : 0;
+    return one ? framed + one * passes + tapes : 0;
 }
 
 di_status di_prior_net(di_net *net, int h, int w, di_prior **out)

@@ -265,7 +265,7 @@ int main(int argc, char **argv)
     for (int fast = 0; fast < 2; fast++) {
         char text[65], kind[16];
         sha s;
-        di_ctx *ctx;
+        di_ctx *ctx = NULL;
         sha_start(&s);
         need(ctx, di_open(&ctx, NULL, NULL), "open");
         if (argc > 1 && strcmp(argv[1], "-") != 0)

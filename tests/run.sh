@@ -19,6 +19,7 @@ for t in "$@"; do
     [ -z "$line" ] && [ $code = 0 ] && f=1
     pass=$((pass + p)); fail=$((fail + f))
     echo "$name: $p passed, $f failed"
+    grep 'is not installed' "$log" | sed 's/^/    /'
     [ "$f" != 0 ] && grep -v -E '^same bits|passed' "$log" | tail -n 20 | sed 's/^/    /'
 done
 [ -n "$notrun" ] && echo "not run:$notrun"

@@ -11,6 +11,9 @@ for isa in $(./diffinv list isa | awk '{ print $1 }'); do
     same "float $isa" float "$1" "$isa" 1
     same "double $isa" double "$2" "$isa" 1
 done
+for d in ./diffinv ./diffinv-double; do
+    if $d selftest >/dev/null 2>&1; then pass=$((pass + 1)); else fail=$((fail + 1)); echo "FAIL $d selftest"; fi
+done
 for n in 2 3; do same "float, $n threads" float "$1" - $n; same "double, $n threads" double "$2" - $n; done
 echo "$pass passed, $fail failed"
 [ $fail = 0 ]

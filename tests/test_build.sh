@@ -46,5 +46,87 @@ if command -v objdump >/dev/null 2>&1; then
     n=$(objdump -d libdiffinv.a | grep -c -E 'vf[n]?m(add|sub)|\bfm(add|la|ls)\b')
     [ "$n" = 0 ] && ok || no "$n fused multiply-adds in the library"
 fi
+
+# 8. every flag of the command's table stands in the manual page and in its verbs' help
+awk '
+    /^enum \{$/ { names = 1 }
+    names && /V_[A-Z]* = V_/ { line = $0; sub(/,$/, "", line); split(line, part, " = ")
+                               gsub(/ /, "", part[1]); set[part[1]] = part[2] }
+    /^static const option options/ { table = 1; next }
+    table && /^};/ { table = 0 }
+    table { all = all " " $0 }
+    END { n = split(all, row, /\}, *\{|\{"|\},$/)
+          for (i = 1; i <= n; i++) {
+              split(row[i], field, /, */)
+              flag = field[1]; gsub(/[" {]/, "", flag)
+              verbs = field[4]
+              for (s in set) sub("(^|[^A-Z_])" s "($|[^A-Z_])", " " set[s] " | ", verbs)
+              for (s in set) sub("(^|[^A-Z_])" s "($|[^A-Z_])", " " set[s] " ", verbs)
+              gsub(/\|/, " ", verbs)
+              if (flag ~ /^-/) print flag, verbs } }' tools/settings.c > "$out/flags"
+[ "$(wc -l < "$out/flags")" -gt 35 ] && ok || no "the table of flags in tools/settings.c was not read"
+while read -r flag verbs; do
+    roff=$(printf '%s' "$flag" | sed 's/-/\\\\-/g')
+    grep -q -E -e "(^|[^a-z\\-])$roff([^a-z]|\$)" tools/diffinv.1 && ok || no "tools/diffinv.1 lacks $flag"
+    for v in $verbs; do
+        verb=$(printf '%s' "${v#V_}" | tr 'A-Z' 'a-z')
+        if [ "$verb" = all ]; then set -- --help; else set -- "$verb" --help; fi
+        ./diffinv "$@" | grep -q -E -e "(^|[^a-z-])$flag([^a-z]|\$)" && ok || no "diffinv $* lacks $flag"
+    done
+done < "$out/flags"
+if command -v groff >/dev/null 2>&1; then
+    words=$(groff -man -ww -z tools/diffinv.1 2>&1)
+    [ -z "$words" ] && ok || no "the manual page: $words"
+else
+    echo "groff is not installed: the manual page was not checked"
+fi
+
+# 9. an installation: what it holds, programs built against it, and nothing left of it
+D=$out/dest; P=/opt/place
+${MAKE:-make} -s install DESTDIR="$D" PREFIX=$P CC="$CC" >/dev/null 2>"$out/log" && ok || no "make install: $(cat "$out/log")"
+for f in bin/diffinv include/diffinv.h lib/libdiffinv.a lib/libdiffinv.so lib/pkgconfig/diffinv.pc \
+    share/man/man1/diffinv.1 share/diffinv/portraits64.unw share/diffinv/README.md share/doc/diffinv/README.md; do
+    [ -s "$D$P/$f" ] && ok || no "make install left out $f"
+done
+"$D$P/bin/diffinv" selftest > "$out/log" 2>&1 && grep -q "^ok.the prior .*$P" "$out/log" && ok ||
+    no "the installed command: $(grep FAILED "$out/log")"
+if command -v pkg-config >/dev/null 2>&1; then
+    export PKG_CONFIG_PATH="$D$P/lib/pkgconfig" PKG_CONFIG_SYSROOT_DIR="$D"
+    flags=$(pkg-config --cflags --libs diffinv) && [ "$(pkg-config --modversion diffinv)" = \
+        "$(./diffinv --version | cut -d ' ' -f 2)" ] && ok || no "pkg-config does not know diffinv"
+else
+    echo "pkg-config is not installed: diffinv.pc was read by sed instead"
+    flags=$(sed -n -e "s|\${includedir}|$D$P/include|; s/^Cflags: //p" \
+        -e "s|\${libdir}|$D$P/lib|; s/^Libs: //p" "$D$P/lib/pkgconfig/diffinv.pc" | tr '\n' ' ')
+fi
+grep -q '@' "$D$P/lib/pkgconfig/diffinv.pc" && no "diffinv.pc holds an @" || ok
+LD_LIBRARY_PATH=$D$P/lib; export LD_LIBRARY_PATH
+# shellcheck disable=SC2086
+$CC -o "$out/readme2" "$out/readme.c" $flags -lm && (cd "$out" && ./readme2 > r2.txt 2>&1) &&
+    [ "$(tail -n 1 "$out/r.txt")" = "$(tail -n 1 "$out/r2.txt")" ] && ok || no "a C program with the shared library"
+if command -v g++ >/dev/null 2>&1; then
+    # shellcheck disable=SC2086
+    g++ -std=c++11 -Wall -Wextra -pedantic -Werror -o "$out/cpp" tools/example.cpp $flags &&
+        "$out/cpp" "$D$P/share/diffinv/portraits64.unw" > "$out/log" 2>/dev/null &&
+        grep -q '^network calls 4, residual' "$out/log" && ok || no "tools/example.cpp"
+    "$out/cpp" nowhere.unw 2>/dev/null
+    [ $? = 2 ] && ok || no "tools/example.cpp: a missing file is exit code 2"
+else
+    echo "g++ is not installed: tools/example.cpp was NOT RUN"
+fi
+if command -v python3 >/dev/null 2>&1; then
+    python3 tools/example.py "$D$P/lib/libdiffinv.so" "$D$P/share/diffinv/portraits64.unw" > "$out/log" &&
+        python3 tools/example.py > "$out/log2" && cmp -s "$out/log" "$out/log2" &&
+        grep -q '^restored: [0-9]' "$out/log" && ok || no "tools/example.py"
+else
+    echo "python3 is not installed: tools/example.py was NOT RUN"
+fi
+if command -v readelf >/dev/null 2>&1; then
+    readelf -d "$out/readme2" | grep -q 'NEEDED.*libdiffinv\.so\.0' && ok || no "the shared library has no SONAME"
+fi
+touch "$D$P/lib/stranger"
+${MAKE:-make} -s uninstall DESTDIR="$D" PREFIX=$P >/dev/null 2>&1
+left=$(find "$D" -type f -o -type l)
+[ "$left" = "$D$P/lib/stranger" ] && [ ! -d "$D$P/share/diffinv" ] && ok || no "make uninstall left: $left"
 echo "$pass passed, $fail failed"
 [ $fail = 0 ]

@@ -12,6 +12,7 @@ T=$(mktemp -d) || exit 1
 trap 'rm -rf "$T"' EXIT
 trap 'exit 1' INT TERM
 W=$PWD/weights/portraits64.unw
+README=$PWD/README.md
 cd "$T" || exit 1
 pass=0
 fail=0
@@ -95,7 +96,12 @@ holds out "solve"
 good "version" "$D" --version
 "$D" >out 2>err
 [ $? -eq 1 ] && [ -s err ] && yes || no "no arguments: help on stderr and exit code 1"
-for verb in measure solve sample eval info list net op; do
+for verb in measure solve sample eval view net op; do
+    "$D" $verb >out 2>err
+    [ $? -eq 1 ] && grep -q "^diffinv $verb" err && [ ! -s out ] && yes ||
+        no "$verb alone: its help on stderr and exit code 1"
+done
+for verb in measure solve sample eval info list view net op selftest; do
     good "$verb --help" "$D" $verb --help
     awk 'length($0) > 80 { bad = 1 } END { exit bad || NR > 24 }' out && yes ||
         no "$verb --help is larger than a screen"
@@ -199,6 +205,13 @@ good "net" "$D" net -i one.npy -t 37 -o e.npy --vjp one.npy --gx gx.npy
 exists gx.npy
 good "net, fractional t" "$D" net -i one.npy -t 37.5 -o e2.npy
 differ "t counts" e.npy e2.npy
+good "net, the denoiser" "$D" net -i one.npy --sigma 1e-4 -o d.npy --vjp one.npy --gx gd.npy
+good "of hardly any noise" "$D" eval d.npy one.npy
+true_that "D(x; 0) = x" "$(column relative_l2) < 1e-3"
+good "its derivative" "$D" eval gd.npy one.npy
+true_that "D'(x; 0) = 1" "$(column relative_l2) < 0.01"
+bad 1 "together" "$D" net -i one.npy -t 3 --sigma 1 -o x.npy
+bad 1 "must be positive" "$D" net -i one.npy --sigma 0 -o x.npy
 good "op" "$D" op -p sr factor=4 -i one.npy -o a.npy
 good "op, derivative" "$D" op -p sr factor=4 -i one.npy -o a2.npy --vjp a.npy --gx g.npy
 same "op" a.npy a2.npy
@@ -370,6 +383,146 @@ holds err "es=no"
 bad 1 "oracle chooses by the truth" "$D" solve -w $G -y ma.npy --oracle -o x.npy
 bad 1 "it belongs to solve" "$D" sample -w $G --oracle -o x.npy
 
+# ---- Several samples: together, their mean and spread --------------------------------------
+
+solvers_of() { "$D" list solvers | awk -v with="$1" '
+    /^[a-z]/ { name = $1 }
+    /needs:/ { one = /one sample after/; prior = /the prior only/
+               if (with == "all" || (with == "together" && !one)) print name, prior }'; }
+# brief SOLVER: settings of a run that is over at once
+brief() {
+    case $1 in
+    dmplug) echo "dmplug iters=5" ;;
+    cps|scg) echo "$1 steps=5 n=3" ;;
+    *_mo) echo "$1 steps=4 n=2" ;;
+    *) echo "$1 steps=4" ;;
+    esac
+}
+# A trace looks at one image at a time, so with it the samples go one by one.
+solvers_of together >together
+[ "$(wc -l <together)" -ge 8 ] && yes || no "few solvers take samples together"
+while read -r s prior; do
+    if [ "$prior" = 1 ]; then set -- sample; else set -- solve -y ma.npy; fi
+    # shellcheck disable=SC2046
+    set -- "$D" "$@" -w $G -s $(brief "$s") -n 5
+    good "$s, together" "$@" -o many1.npy
+    good "$s, one by one" "$@" -o many2.npy --trace trace.tsv -q
+    same "$s, together and one by one" many1.npy many2.npy
+    grep -v -e seconds -e bytes many1.npy.run | grep '^cost' >cost1
+    grep -v -e seconds -e bytes many2.npy.run | grep '^cost' >cost2
+    same "$s, its cost" cost1 cost2
+done <together
+good "together" "$D" solve -v -w $G -y ma.npy -s dps steps=4 -n 9 -o many1.npy
+holds err "images 1-8 of 9"
+holds err "image 9 of 9"
+for s in "dps steps=2" "dps_mo steps=2 n=2"; do
+    # shellcheck disable=SC2086
+    set -- "$D" solve -q -y y.npy -s $s -n 3
+    good "the network, together" "$@" -o many1.npy
+    good "the network, one by one" "$@" -o many2.npy --trace trace.tsv
+    same "the network, together and one by one" many1.npy many2.npy
+done
+good "as many as fit" "$D" solve -v -y y.npy -s dps steps=2 -n 3 --mem 75M --threads 1 -o mem.npy
+holds err "derivatives keep what they need"
+holds err ", [12] at once"
+good "all at once" "$D" solve -q -y y.npy -s dps steps=2 -n 3 -o many1.npy
+same "memory" many1.npy mem.npy
+
+values() { od -An -v -t f4 -j 128 "$1" | tr -s ' ' '\n' | grep .; }
+good "mean and spread" "$D" solve -w $G -y ma.npy -s dps steps=9 -n 5 --truth truth.npy -o many1.npy \
+    --mean mean5.npy --std std5.npy
+holds out '^mean_of_samples'
+holds many1.npy.run '^info.psnr_of_mean='
+values many1.npy | awk '{ i = (NR - 1) % 16; s[i] += $1; q[i] += $1 * $1 }
+    END { for (i = 0; i < 16; i++) { m = s[i] / 5; print m, sqrt((q[i] - 5 * m * m) / 4) } }' >want
+values mean5.npy >got1
+values std5.npy >got2
+paste -d ' ' got1 got2 want | awk '{ d = $1 - $3; e = $2 - $4; if (d * d > 1e-10 || e * e > 1e-8) bad = 1 }
+    END { exit bad || NR != 16 }' && yes || no "the mean or the standard deviation is wrong"
+good "a picture of the spread" "$D" solve -w $G -y ma.npy -s dps steps=9 -n 5 -o many1.npy \
+    --std std5.png --mean mean5.png
+holds err "std5.png: black is 0, white is"
+good "mean of each measurement" "$D" solve -q -w $G -p matrix a=a.npy -y pair.npy -s dps steps=3 \
+    -n 3 -o many1.npy --mean mean2.npy
+grep -a -q "'shape': (2, 1, 4, 4)" mean2.npy && yes || no "two measurements have two means"
+good "samples" "$D" sample -q -w $G -s ddim steps=3 -n 4 -o many1.npy --std std5.npy
+exists std5.npy
+
+# ---- The preview ---------------------------------------------------------------------------
+
+set -- "$D" solve -w $G -y ma.npy -s dps steps=900 -n 2
+good "without" "$@" -q -o pre1.npy
+"$@" -o pre2.npy --preview 1 >out 2>err &
+pid=$!
+tries=0
+until cp pre2.npy.preview.png seen.png 2>/dev/null || [ $tries -gt 2000 ]; do
+    tries=$((tries + 1))
+done
+wait $pid
+good "a preview is a picture" "$D" eval seen.png seen.png
+same "a preview changes nothing" pre1.npy pre2.npy
+[ ! -e pre2.npy.preview.png ] && yes || no "the preview stays after the end"
+mkdir -p pre3.npy.preview.png
+good "a preview that can't be written" "$D" solve -w $G -y ma.npy -s dps steps=9 -n 2 --preview 1 \
+    -o pre3.npy
+[ "$(grep -c 'goes on without a preview' err)" -eq 1 ] && yes || no "it is said once"
+rmdir pre3.npy.preview.png
+good "a preview of two channels" "$D" sample -w gauss:two.npy,twovar.npy -s ddim steps=3 -n 3 \
+    --preview 1 -o pre4.npy
+grep -q 'without a preview' err && no "two channels have no preview" || yes
+
+# ---- Views ---------------------------------------------------------------------------------
+
+size_of() { od -An -t u1 -j 16 -N 8 "$1" | awk '{ print $3 * 256 + $4 "x" $7 * 256 + $8 }'; }
+# seen FILE WxH COMMAND...: a view of that size
+seen() {
+    seen_file=$1
+    seen_size=$2
+    shift 2
+    good "view" "$D" view "$@" -o "$seen_file"
+    [ "$(size_of "$seen_file")" = "$seen_size" ] && yes ||
+        no "$seen_file is $(size_of "$seen_file"), not $seen_size: $*"
+}
+npy five.npy "5, 4, 4" $(formula 80 "i / 40 - 1")
+npy row.npy "100," $(formula 100 "i % 10 - 3")
+npy holes.npy "1, 4, 4" $(formula 16 'i == 3 ? "nan" : i + 1')
+seen v.png 256x256 face.png
+seen v.png 128x128 face.png --scale 2
+seen v.png 516x256 'three.npy[0:2]'
+seen v1.png 256x256 y.npy
+seen v2.png 256x256 y.npy -p inpaint mask=box:24
+same "the record says what was measured" v1.png v2.png
+cp y.npy bare.npy
+seen v2.png 256x256 bare.npy
+differ "missing pixels are marked" v1.png v2.png
+good "a reduced picture" "$D" measure -p sr factor=4 -i face.png -o small_y.npy
+seen v.png 256x256 small_y.npy
+seen v.png 586x228 row.npy
+holds err "100 numbers, -3 to 6"
+seen v.png 586x228 ma.npy
+seen v.png 1328x300 five.npy
+holds err "diverging map, values -1 to 0.975"
+seen v.png 272x288 holes.npy --map heat
+holds err "1 of 16 values are NaN"
+for map in grey gray heat diverging log; do seen v.png 272x288 holes.npy --map $map; done
+seen v.png 800x300 face.png --map log
+printf 'map=log\nscale=2\n' >view.set
+seen v.png 416x172 face.png @view.set
+seen v1.png 800x300 -i face.png map=heat
+
+# ---- The selftest --------------------------------------------------------------------------
+
+good "selftest" "$D" selftest
+holds out '^[0-9]* checks, all ok'
+grep -q FAILED out && no "selftest" || yes
+for isa in $(cut -f 1 isas); do holds out "^ok.$isa, fast, 1 thread$"; done
+mkdir -p other
+cp "$W" other/portraits64.unw
+printf '\125\252\125' | dd of=other/portraits64.unw bs=1 seek=6000000 conv=notrunc 2>/dev/null
+DIFFINV_WEIGHTS=$PWD/other "$D" selftest >out 2>err
+[ $? -eq 4 ] && grep -q '^FAILED.*portraits64.*damaged' out && yes ||
+    no "a damaged prior fails the selftest with exit code 4"
+
 # ---- A run left and taken up ---------------------------------------------------------------
 
 # killed SIGNAL OUTPUT COMMAND...: starts it, sends the signal once OUTPUT.state is there
@@ -408,6 +561,40 @@ for s in "dmplug iters=1500 es=no" "cps steps=150"; do
     holds left.npy.run '^info.resumed=image [12] step [0-9]*$'
     [ ! -e left.npy.state ] && yes || no "the state stays after the end"
 done
+# lasting SOLVER: settings of a run long enough to be left in the middle
+lasting() {
+    case $1 in
+    dmplug) echo "dmplug iters=900 es=no" ;;
+    cps|scg) echo "$1 steps=150 n=4" ;;
+    *_mo) echo "$1 steps=400 n=2" ;;
+    *) echo "$1 steps=500" ;;
+    esac
+}
+# Every solver, two samples. The state is caught by a link, so that the speed of this machine
+# does not matter, and the run killed.
+solvers_of all >every
+while read -r s prior; do
+    if [ "$prior" = 1 ]; then set -- sample; else set -- solve -y ma.npy; fi
+    # shellcheck disable=SC2046
+    set -- "$D" "$@" -q -w $G -s $(lasting "$s") -n 2
+    good "$s, in one go" "$@" -o whole.npy
+    rm -f left.npy* caught
+    "$@" -o left.npy --save-every 7 >/dev/null 2>&1 &
+    pid=$!
+    tries=0
+    until ln left.npy.state caught 2>/dev/null || [ $tries -gt 3000 ]; do
+        tries=$((tries + 1))
+    done
+    { kill -KILL $pid; wait $pid; } 2>/dev/null
+    rm -f ./*.tmp* left.npy
+    rm -f left.npy.state
+    mv caught left.npy.state
+    good "$s, taken up" "$@" -o left.npy --resume
+    same "$s, left and taken up" whole.npy left.npy
+    cost_of whole.npy.run >whole.cost
+    cost_of left.npy.run >left.cost
+    same "$s, what it cost" whole.cost left.cost
+done <every
 set -- "$D" solve -w $G -y ma.npy -s dps steps=900 --truth truth.npy
 good "in one go" "$@" -o whole.png -q --oracle
 killed INT left.png "$@" -o left.png --oracle --save-every 3
@@ -509,7 +696,21 @@ holds err "repeated to 3 channels"
 bad 1 "did you mean 'solve'" "$D" slove
 bad 1 "did you mean --seed" "$D" solve --sed 3
 bad 1 "it belongs to solve" "$D" measure --sheet x.png
-bad 1 "no option '--preview'" "$D" solve --preview 3
+bad 1 "did you mean --preview" "$D" solve --previw 3
+bad 1 "it belongs to view" "$D" solve --map heat
+bad 1 "preview=0" "$D" solve -y y.npy --preview 0 -o x.png
+mkfifo pipe.npy
+bad 1 "a preview has no place" "$D" solve -y y.npy --preview 3 -o pipe.npy
+bad 1 "give -n 2 or more" "$D" solve -y y.npy --std x.npy -o x.png
+bad 1 "is both" "$D" solve -y y.npy -n 2 --std x.png -o x.png
+bad 1 "view needs a file" "$D" view -o x.png
+bad 1 "did you mean heat" "$D" view face.png --map hat -o x.png
+bad 1 "a view is a picture" "$D" view face.png -o x.npy
+bad 1 "view shows one file" "$D" view face.png -i face.png -o x.png
+bad 1 "did you mean 'mask'" "$D" view y.npy -p inpaint mas=box:24 -o x.png
+bad 1 "mask=box:16.*mask=box:24" "$D" view y.npy -p inpaint mask=box:16 -o x.png
+bad 2 "nowhere.npy" "$D" view nowhere.npy -o x.png
+bad 3 "too large" "$D" view face.png --scale 4000 -o x.png
 bad 1 "did you mean 'dps'" "$D" solve -s dpss -y y.npy -o x.png
 bad 1 "did you mean 'inpaint'" "$D" measure -p inpant mask=box:9 -i face.png -o x.npy
 bad 1 "did you mean 'mask'" "$D" measure -p inpaint mas=box:9 -i face.png -o x.npy
@@ -638,6 +839,40 @@ if [ -c /dev/full ]; then
     "$D" list solvers >/dev/full 2>err
     [ $? -eq 6 ] && yes || no "a full standard output is exit code 6"
 fi
+
+# ---- The lines of the help and of the README ------------------------------------------------
+
+# said FOLDER LINE: runs it there beside face.png, y.npy, out.png and x.npy, with fewer steps
+mkdir -p said
+cp face.png y.npy y.npy.run out.png out.png.run said
+cp one.npy said/x.npy
+ln -s "$D" said/diffinv
+said() {
+    line=$(echo "$1" | sed 's/  *#.*//')
+    case $line in
+    *"-s dmplug"*) line="$line solver.iters=2 solver.es=no" ;;
+    *"-s dps_mo"*) line="$line solver.steps=4" ;;
+    *" sample "*) line="$line solver.steps=2" ;;
+    esac
+    # shellcheck disable=SC2086
+    (cd said && PATH=$PWD:$PATH && $line) >out 2>err && yes || {
+        no "this line of the help or the README fails: $line"
+        sed 's/^/    /' err
+    }
+}
+for verb in measure solve sample eval info list view net op selftest; do
+    "$D" $verb --help | sed -n '2,$s/^  diffinv /diffinv /p' >lines
+    [ -s lines ] && yes || no "$verb --help shows no line that works"
+    cp y.npy y.npy.run out.png out.png.run said
+    while read -r line; do said "$line"; done <lines
+done
+"$D" --help | sed -n 's/^  \(diffinv .* -.*\)/\1/p' >lines
+rm -f said/y.npy* said/out*
+while read -r line; do said "$line"; done <lines
+rm -f said/*.npy said/*.run said/out.png
+sed -n '/^## Restoring a picture/,/^`diffinv VERB/s|^    \./diffinv|./diffinv|p' "$README" >lines
+[ "$(wc -l <lines)" -ge 8 ] && yes || no "the README's lines are not where they were"
+while read -r line; do said "$line"; done <lines
 
 # ---- The interrupt -------------------------------------------------------------------------
 

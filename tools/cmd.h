@@ -3,10 +3,14 @@
  *   main.c      the verbs, their help, the start, signals
  *   settings.c  key=value settings from the line and from files; the run record
  *   input.c     weights, pictures and numbers, brought to what a run needs
+ *   memory.c    bytes that a run needs and has needed
  *   exact.c     the priors that need no network: gauss:... and mixture:...
  *   run.c       measure, solve, sample: the verbs that run something long
  *   job.c       what a run reports, counts and writes down (job.h)
  *   state.c     a run left and taken up later: --save-every, --resume
+ *   average.c   the mean and the spread of several samples: --mean, --std
+ *   view.c      view: an array as a person wants to see it
+ *   selftest.c  selftest: whether this installation computes the right bits
  *   sheet.c     the sheet of pictures that solve makes
  *   show.c      eval, info, list, net, op: the verbs that show something
  *
@@ -24,7 +28,7 @@
 
 enum {
     V_MEASURE = 1, V_SOLVE = 2, V_SAMPLE = 4, V_EVAL = 8, V_INFO = 16, V_LIST = 32, V_NET = 64,
-    V_OP = 128, V_ALL = 255
+    V_OP = 128, V_VIEW = 256, V_SELFTEST = 512, V_ALL = 1023
 };
 
 typedef struct setting {
@@ -93,6 +97,10 @@ int cmd_write(cmd *c, const char *key, const io_array *a); /* with the settings 
 int cmd_write_record(cmd *c, const di_cost *cost, double spent); /* OUT.run */
 int is_picture_name(const char *path); /* .png .ppm .pgm */
 
+/* "y.npy[2:3]" was measured as y.npy.run says: its settings, or none if there is no record of a
+ * measurement. path: the record's. */
+int measurement_record(cmd *c, const char *y, settings *record, char path[1040]);
+
 /* ---- input.c */
 
 int input_seed(cmd *c, uint64_t *seed);
@@ -114,6 +122,7 @@ typedef struct weights {
     int trained;        /* side of the pictures it was trained at, 0: unknown */
     int multiple;       /* sides are multiples of this */
     int classes;
+    int head;           /* only the head is loaded */
 } weights;
 int weights_open(cmd *c, const char *name, unsigned flags, weights *w);
 int weights_find(cmd *c, const char *name, char path[1024]);     /* 0 when it is found */
@@ -126,9 +135,25 @@ int input_labels(cmd *c, const weights *w, size_t n, int **labels); /* NULL if i
 
 /* Reads pictures for prior w (NULL: any) and brings them to its channels and size. */
 int input_pictures(cmd *c, const char *path, const weights *w, io_array *a);
-/* Sets the fastest plan of the derivative with which weights and `need(user)` bytes of work
-   fit --mem, and says which; without --mem the fastest. */
-int input_memory(cmd *c, const weights *w, size_t (*need)(void *user), void *user);
+/* *fits: whether they do so under the plan in force. */
+int input_fits(cmd *c, const weights *w, size_t (*need)(void *user), void *user, double arrays,
+               int *fits);
+/* How many of `samples` go through the network together, at most. */
+size_t input_batch(const di_solver *solver, size_t samples, int h, int w);
+/* Sets the fastest plan of the derivative with which the whole process, `need(user)` bytes of
+   work and `arrays` of the command among it, fits --mem, and says which; without --mem the
+   fastest. */
+int input_memory(cmd *c, const weights *w, size_t (*need)(void *user), void *user,
+                 double arrays);
+
+/* ---- memory.c */
+
+void memory_begin(void);    /* at the start of the process */
+double memory_peak(void);   /* resident bytes of this process at its height */
+/* Those of a run that is still to come: what there is now, weights that are not loaded yet,
+   `work` of solver and network, `arrays` of the command. An upper bound, by 2 % and 1 MiB at
+   most. */
+double memory_need(const cmd *c, const weights *w, double work, double arrays);
 
 /* The problem that the settings ask for. record (or NULL) is that of the measurement: it fills
  * what was not given, and a contradiction is an error. */
@@ -153,6 +178,12 @@ int sheet_write(cmd *c, const di_problem *p, const make_spec *spec, const io_arr
  * bicubic enlargement, or the measurement itself. */
 int simple_answer(cmd *c, const di_problem *p, const io_array *y);
 
+/* ---- view.c */
+
+/* Pictures (N,1 or 3,H,W) as a grid, other channels as panels: a picture (1,1 or 3,H',W') large
+ * enough to look at. 0 or IO_MEMORY. */
+int view_plain(io_array *out, const io_array *a);
+
 /* ---- the verbs: main.c holds their table */
 
 int verb_measure(cmd *c);
@@ -163,6 +194,8 @@ int verb_info(cmd *c);
 int verb_list(cmd *c);
 int verb_net(cmd *c);
 int verb_op(cmd *c);
+int verb_view(cmd *c);
+int verb_selftest(cmd *c);
 
 const char *verb_names(unsigned bits); /* "solve and sample", for messages */
 unsigned verb_bit(const char *name);

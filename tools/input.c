@@ -65,7 +65,31 @@ static int read_bytes(const char *given, double *bytes)
     return 0;
 }
 
-int input_memory(cmd *c, const weights *w, size_t (*need)(void *user), void *user)
+size_t input_batch(const di_solver *solver, size_t samples, int h, int w)
+{
+    enum { MOST = 8, PIXELS = 256 * 256 };
+    size_t most = PIXELS / ((size_t)h * (size_t)w), n = samples < MOST ? samples : MOST;
+    n = n > most ? most : n;
+    return !n || solver->needs & DI_ONE_BY_ONE ? 1 : n;
+}
+
+int input_fits(cmd *c, const weights *w, size_t (*need)(void *user), void *user, double arrays,
+               int *fits)
+{
+    const char *given = cmd_get(c, "mem");
+    double room;
+    *fits = 1;
+    if (!given || read_bytes(given, &room))
+        return 0; /* input_memory() says what is wrong */
+    size_t work = need(user);
+    if (!work && c->ctx->status)
+        return (int)c->ctx->status;
+    *fits = memory_need(c, w, (double)work, arrays) <= room;
+    return 0;
+}
+
+int input_memory(cmd *c, const weights *w, size_t (*need)(void *user), void *user,
+                 double arrays)
 {
     static const char *const how[DI_KEEP_PLANS] = {
         "derivatives keep what they need", "derivatives run blocks again",
@@ -77,7 +101,7 @@ int input_memory(cmd *c, const weights *w, size_t (*need)(void *user), void *use
     if (read_bytes(given, &room))
         return di_fail(c->ctx, DI_EUSAGE, "--mem %s: give bytes, or such as 800M or 1.5G",
                        given);
-    double fixed = w->net ? (double)di_net_weight_bytes(w->net) : 0;
+    double fixed = memory_need(c, w, 0, arrays);
     for (int plan = 0; plan < (w->net ? DI_KEEP_PLANS : 1); plan++) {
         if (w->net)
             di_net_keep(w->net, plan);
@@ -93,9 +117,10 @@ int input_memory(cmd *c, const weights *w, size_t (*need)(void *user), void *use
         if (!plan || bytes < least)
             least = bytes;
     }
+    double loaded = w->net ? (double)di_net_weight_bytes(w->net) : 0;
     return di_fail(c->ctx, DI_EMEMORY, "--mem %s: this run needs %.1f MiB (weights %.1f); use "
                    "a smaller --size or -n, or fewer --threads", given, least / 1048576,
-                   fixed / 1048576);
+                   loaded / 1048576);
 }
 
 int input_array(cmd *c, const char *path, io_array *a)
@@ -258,15 +283,15 @@ int weights_open(cmd *c, const char *name, unsigned flags, weights *w)
     if (exact_is(name))
         return exact_open(c, name, !(flags & DI_NET_HEAD) || cmd_get(c, "solver"), w);
     if (weights_find(c, name, w->path))
-        return di_fail(c->ctx, DI_EINPUT, "-w %s: no such file, and no prior of that name: see "
+        return di_fail(c->ctx, DI_EINPUT, "-w %.200s: no such file, and no prior of that name: see "
                        "diffinv list priors, or set DIFFINV_WEIGHTS to their folder", name);
-    w->fd = open(w->path, O_RDONLY);
+    /* opening a pipe would wait for a writer */
+    int known = !stat(w->path, &st);
+    if (known && !S_ISREG(st.st_mode))
+        return di_fail(c->ctx, DI_EINPUT, "%s: not a file: give a .unw weight file", w->path);
+    w->fd = known ? open(w->path, O_RDONLY) : -1;
     if (w->fd < 0 || fstat(w->fd, &st))
         return di_fail(c->ctx, DI_EINPUT, "%s: can't read: %s", w->path, strerror(errno));
-    if (!S_ISREG(st.st_mode)) {
-        close(w->fd);
-        return di_fail(c->ctx, DI_EINPUT, "%s: not a file: give a .unw weight file", w->path);
-    }
     di_status s = di_net_open(c->ctx, read_weights, w, (uint64_t)st.st_size, flags, &w->net);
     close(w->fd);
     w->fd = -1;
@@ -276,6 +301,7 @@ int weights_open(cmd *c, const char *name, unsigned flags, weights *w)
         di_clear(c->ctx);
         return di_fail(c->ctx, s, "%s: %s", w->path, why);
     }
+    w->head = (flags & DI_NET_HEAD) != 0;
     w->in = di_net_channels(w->net, &w->out);
     w->multiple = di_net_multiple(w->net);
     w->trained = meta_int(w->net, "net.image_size");
@@ -376,6 +402,9 @@ static int fit_picture(cmd *c, const char *path, const weights *w, io_array *a)
 int input_pictures(cmd *c, const char *path, const weights *w, io_array *a)
 {
     int code = input_array(c, path, a);
+    if (!code && !di_finite(a->v, a->n * a->c * a->h * a->w))
+        code = di_fail(c->ctx, DI_EINPUT, "%s holds NaN or Inf: a picture's values are finite, "
+                       "-1 black, 1 white", path);
     if (!code && w && a->c == 1 && w->in == 3 && a->picture)
         code = repeat_grey(c, path, a);
     if (!code && w && a->c != (size_t)w->in)

@@ -20,6 +20,13 @@
 #define SIDE_CAP 65536u       /* image files: width and height at most */
 #define PIXEL_CAP (1ul << 28) /* image files: width * height at most */
 
+/* tests/fuzz.c defines DI_FUZZ: mutated files are to reach what lies behind the checksums. */
+#ifdef DI_FUZZ
+#define SAME_SUM(a, b) ((void)(a), (void)(b), 1)
+#else
+#define SAME_SUM(a, b) ((a) == (b))
+#endif
+
 /* ------------------------------------------------------------------------------------------
  * Reports and small helpers. A report carries the caller's error buffer and the file's name;
  * fail() writes the one line and hands the exit code through, so that a function ends with
@@ -39,8 +46,10 @@ static int fail(const report *r, int code, const char *format, ...)
     va_start(args, format);
     vsnprintf(what, sizeof what, format, args);
     va_end(args);
+    size_t len = strlen(r->path); /* of a long name its end: the reason must have room */
     if (r->err && r->errlen)
-        snprintf(r->err, r->errlen, "%s: %s", r->path, what);
+        snprintf(r->err, r->errlen, "%s%s: %s", len > 200 ? "..." : "",
+                 r->path + (len > 200 ? len - 200 : 0), what);
     /* names and headers come from outside: the report stays one line, without control codes */
     for (char *p = r->err; p && r->errlen && *p; p++)
         if ((unsigned char)*p < 32 || *p == 127)
@@ -831,7 +840,7 @@ static const char *expand(unsigned char *out, size_t size, const unsigned char *
         check = check << 8 | take(&s, 8);
     if (s.wrong)
         return s.wrong;
-    return check == adler32(out, size) ? NULL : "its checksum differs";
+    return SAME_SUM(check, adler32(out, size)) ? NULL : "its checksum differs";
 }
 
 /* ------------------------------------------------------------------------------------------
@@ -929,7 +938,7 @@ static const char *png_chunks(png *d, unsigned char *file, size_t n)
         size_t len = be32(head);
         if (len > n - at - 12)
             return "it ends early, or a chunk's length is damaged";
-        if (io_crc32(0, head + 4, len + 4) != be32(head + 8 + len))
+        if (!SAME_SUM(io_crc32(0, head + 4, len + 4), be32(head + 8 + len)))
             return "a chunk's checksum differs";
         const char *wrong = NULL;
         if (first != !memcmp(head + 4, "IHDR", 4) || (first && len != 13))

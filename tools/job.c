@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 size_t image_size(const di_prior *p)
@@ -49,18 +50,27 @@ static int stops_early(const job *j)
 /* "image 2 of 5" and what is to follow it, or nothing for a run of one. */
 static void which_image(const job *j, const char *then, char *out, size_t len)
 {
-    size_t i = (size_t)j->at.image, last = i + j->batch < j->images ? i + j->batch : j->images;
+    size_t i = (size_t)j->at.image;
     *out = 0;
-    if (j->batch > 1)
-        snprintf(out, len, "images %zu-%zu of %zu%s", i + 1, last, j->images, then);
+    if (j->now > 1)
+        snprintf(out, len, "images %zu-%zu of %zu%s", i + 1, i + j->now, j->images, then);
     else if (j->images > 1)
         snprintf(out, len, "image %zu of %zu%s", i + 1, j->images, then);
+}
+
+/* Calls left, with the one under way: each measurement's samples are calls of their own. */
+static double calls_left(const job *j)
+{
+    size_t k = (size_t)j->samples, others = (j->images - (size_t)j->at.image - 1) / k;
+    size_t own = j->images - (size_t)j->at.image - others * k;
+    return (double)((own + j->batch - 1) / j->batch) +
+           (double)others * (double)((k + j->batch - 1) / j->batch);
 }
 
 static void show_progress(job *j, const di_step *s)
 {
     cmd *c = j->c;
-    double calls = ceil((double)(j->images - j->at.image) / (double)j->batch);
+    double calls = calls_left(j);
     double done = s->step - (double)j->from;
     double left = (seconds() - j->began) / (done > 0 ? done : 1) *
                   (s->steps * calls - s->step);
@@ -120,6 +130,32 @@ static void add_trace(job *j, const di_step *s, double psnr)
         j->at.watched = 1;
 }
 
+static void preview_path(const job *j, char path[1040])
+{
+    snprintf(path, 1040, "%s.preview.png", cmd_get(j->c, "output"));
+}
+
+/* OUT.preview.png: the estimate so far of the images under way, never half a file. Nothing here
+   is worth the end of a run. */
+static void write_preview(job *j, const di_step *s)
+{
+    char path[1040], err[400] = "no memory for the preview";
+    io_array a = {j->now, (size_t)j->prior->c, (size_t)j->prior->h, (size_t)j->prior->w, NULL, 1};
+    io_array picture = {0, 0, 0, 0, NULL, 0};
+    if (!j->preview || (s->step % j->preview && s->step != 1))
+        return;
+    a.v = malloc(a.n * image_size(j->prior) * sizeof *a.v);
+    if (a.v)
+        memcpy(a.v, s->x0, a.n * image_size(j->prior) * sizeof *a.v);
+    preview_path(j, path);
+    if (!a.v || view_plain(&picture, &a) || io_write(path, &picture, NULL, err, sizeof err)) {
+        if (!j->unseen++)
+            cmd_note(j->c, "%s; the run goes on without a preview", err);
+    }
+    io_free(&a);
+    io_free(&picture);
+}
+
 static int report(void *user, const di_step *s)
 {
     job *j = user;
@@ -139,11 +175,24 @@ static int report(void *user, const di_step *s)
         memcpy(j->best, s->x0, n * sizeof *j->best);
     }
     show_progress(j, s);
+    write_preview(j, s);
     state_step(j);
     return cmd_stop != 0;
 }
 
 /* ==== Before the work =================================================================== */
+
+static int preview_settings(job *j)
+{
+    cmd *c = j->c;
+    const char *out = cmd_get(c, "output");
+    struct stat st;
+    if (input_int(c, "preview", NULL, 1, 1 << 30, &j->preview))
+        return DI_EUSAGE;
+    if (j->preview && !stat(out, &st) && !S_ISREG(st.st_mode))
+        return di_fail(c->ctx, DI_EUSAGE, "%s is no file: a preview has no place beside it", out);
+    return 0;
+}
 
 int job_outputs(job *j)
 {
@@ -153,6 +202,10 @@ int job_outputs(job *j)
         code = cmd_check_output(c, "sheet", 1);
     if (!code)
         code = cmd_check_output(c, "trace", 0);
+    if (!code)
+        code = average_outputs(j);
+    if (!code)
+        code = preview_settings(j);
     return code ? code : state_settings(j);
 }
 
@@ -202,6 +255,34 @@ static size_t run_bytes(void *user)
     return di_run_bytes(j->run, j->batch);
 }
 
+/* Bytes of the results and of what grows beside them; inputs are there already. Pictures are
+   made when the network has gone. */
+static double job_arrays(const job *j)
+{
+    double size = (double)(image_size(j->prior) * sizeof(di_real)), n = (double)j->images;
+    double state = j->every ? (double)di_run_state_bytes(j->run, j->batch) + n * size : 0;
+    return n * size + (cmd_get(j->c, "oracle") ? size : 0) + (j->w.net ? 0 : n * size) + state;
+}
+
+/* Samples of one measurement go through the network together. A call of several takes no more
+   memory than one of a 256x256 picture, whose speed would gain nothing from company; with --mem
+   the largest that fits the fastest plan, or else one by one. A trace and an oracle look at one
+   image at a time. */
+static int choose_batch(job *j)
+{
+    int fits = 1;
+    j->batch = input_batch(j->solver, (size_t)j->samples, j->prior->h, j->prior->w);
+    if (cmd_get(j->c, "trace") || cmd_get(j->c, "oracle"))
+        j->batch = 1;
+    for (; j->batch > 1; j->batch--) {
+        if (input_fits(j->c, &j->w, run_bytes, j, job_arrays(j), &fits))
+            return (int)j->c->ctx->status;
+        if (fits)
+            break;
+    }
+    return input_memory(j->c, &j->w, run_bytes, j, job_arrays(j));
+}
+
 int job_open(job *j, int h, int w)
 {
     cmd *c = j->c;
@@ -217,20 +298,21 @@ int job_open(job *j, int h, int w)
     if (!code)
         code = input_params(c, j->solver, j->run);
     if (!code)
-        code = input_memory(c, &j->w, run_bytes, j);
+        code = open_noise(j);
+    if (!code)
+        code = choose_batch(j);
     if (code)
         return code;
+    j->at.batch = j->batch;
     if (j->w.trained && (h != j->w.trained || w != j->w.trained))
         cmd_note(c, "%s was trained at %dx%d; at %dx%d it may do worse", j->w.path,
                  j->w.trained, j->w.trained, h, w);
     di_run_report(j->run, report, j);
     j->tty = isatty(2);
     code = cmd_fact(c, "info.image", "%dx%dx%d", j->prior->c, h, w);
-    cmd_detail(c, "%s, %s, %d thread%s; working memory %.1f MiB", j->w.path, di_isa(c->ctx),
-               c->ctx->threads, c->ctx->threads == 1 ? "" : "s",
+    cmd_detail(c, "%s, %s, %d thread%s, %zu at once; working memory %.1f MiB", j->w.path,
+               di_isa(c->ctx), c->ctx->threads, c->ctx->threads == 1 ? "" : "s", j->batch,
                (double)di_run_bytes(j->run, j->batch) / 1048576);
-    if (!code)
-        code = open_noise(j);
     if (!code)
         code = open_oracle(j);
     if (!code && io_make(&j->out, j->images, (size_t)j->prior->c, (size_t)h, (size_t)w))
@@ -250,6 +332,8 @@ void job_print(job *j, const char *format, ...)
     fputs(line, stdout);
     fflush(stdout);
     text_add(&j->table, "%s", line);
+    if (j->table.failed)
+        no_memory(j->c, "the table"); /* the context ends the run */
 }
 
 /* What the solver decided and what the oracle chose, for the record; and said aloud. */
@@ -281,10 +365,12 @@ static void add_cost(job *j)
     j->at.cost.apply_vjp += cost.apply_vjp;
 }
 
-int job_go(job *j, const di_real *y, size_t n, size_t *done)
+int job_go(job *j, const di_real *y, size_t *done)
 {
     cmd *c = j->c;
     size_t first = (size_t)j->at.image, size = image_size(j->prior);
+    size_t own = (size_t)j->samples - first % (size_t)j->samples;
+    size_t n = j->now = own < j->batch ? own : j->batch;
     di_real *x = j->out.v + first * size;
     int code = state_begin_call(j);
     if (code)
@@ -312,9 +398,9 @@ int job_go(job *j, const di_real *y, size_t n, size_t *done)
     return s;
 }
 
-void job_next(job *j, size_t n)
+void job_next(job *j)
 {
-    j->at.image += n;
+    j->at.image += j->now;
     j->at.step = 0;
     j->at.call_seconds = 0;
     j->at.best_step = 0;
@@ -322,15 +408,14 @@ void job_next(job *j, size_t n)
 
 /* ==== After the work ==================================================================== */
 
-/* Many pictures in one file become a grid that a person can look at. */
-static int write_result(cmd *c, const io_array *a)
+int job_write(cmd *c, const char *key, const io_array *a)
 {
     io_array grid;
-    if (a->n == 1 || !is_picture_name(cmd_get(c, "output")))
-        return cmd_write(c, "output", a);
+    if (a->n == 1 || !cmd_get(c, key) || !is_picture_name(cmd_get(c, key)))
+        return cmd_write(c, key, a);
     if (pic_grid(&grid, a))
         return no_memory(c, "the grid");
-    int code = cmd_write(c, "output", &grid);
+    int code = cmd_write(c, key, &grid);
     io_free(&grid);
     return code;
 }
@@ -340,9 +425,9 @@ static int write_trace(job *j)
     char err[400];
     const char *path = cmd_get(j->c, "trace");
     text t = {NULL, 0, 0, 0};
-    if (!path || !j->trace.n)
+    if (!path || (!j->trace.n && !j->trace.failed))
         return 0;
-    for (const char *p = j->trace.s; *p; ) {
+    for (const char *p = j->trace.s ? j->trace.s : ""; *p; ) {
         size_t len = strcspn(p, "\n"), keep = len;
         while (!j->at.watched && keep && p[keep] != '\t')
             keep--;
@@ -360,8 +445,8 @@ static int write_trace(job *j)
 static int write_record(job *j, double spent)
 {
     cmd *c = j->c;
-    int code = 0;
-    if (j->note.n)
+    int code = j->note.failed || j->chosen.failed ? no_memory(c, "the notes") : 0;
+    if (!code && j->note.n)
         code = settings_put(c, &c->facts, "info.note", j->note.s);
     if (!code && j->chosen.n)
         code = settings_put(c, &c->facts, "info.oracle", j->chosen.s);
@@ -386,19 +471,30 @@ int job_finish(job *j, int code, size_t done)
     j->out.n = done;
     cmd_fact(c, "info.status", code ? "interrupted" : "complete");
     if (code) {
+        if (cmd_get(c, "mean") || cmd_get(c, "std"))
+            cmd_note(c, "the mean and the spread of samples need all of them: not written");
         cmd_fact(c, "info.interrupted", "image %llu step %llu",
                  (unsigned long long)j->at.image + 1, (unsigned long long)j->at.step);
         di_clear(c->ctx);
     }
     double spent = j->at.seconds + seconds() - c->start;
-    int failed = write_result(c, &j->out);
+    di_net_close(j->w.net); /* room for the pictures */
+    j->w.net = NULL;
+    int failed = job_write(c, "output", &j->out);
     if (!failed)
         failed = write_trace(j);
+    if (!failed && !code)
+        failed = average_write(j);
     if (!failed)
         failed = write_record(j, spent);
     if (failed)
         return failed;
     print_cost(j, spent);
+    if (j->preview) {
+        char path[1040];
+        preview_path(j, path);
+        unlink(path); /* the result has taken its place */
+    }
     if (!code) {
         state_end(j);
         return 0;

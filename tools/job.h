@@ -14,6 +14,7 @@ typedef struct marks {
     double best;            /* --oracle: the best iterate's PSNR */
     uint64_t best_step;     /* 0: none yet */
     uint64_t watched;       /* a step had a moving variance */
+    uint64_t batch;         /* of the job: memory decides it, and that differs by machine */
 } marks;
 
 /* In the order in which a verb fills it: settings, places of outputs, weights, inputs, and
@@ -31,9 +32,11 @@ typedef struct job {
     io_array y, truth, noise, out;
     float *normals;         /* of --noise */
     int *labels;
-    size_t images, batch;   /* in all, of one call */
+    size_t images, batch;   /* in all; of one call, at most */
+    size_t now;             /* of the call under way */
     marks at;
     int oracle, every;      /* --save-every, 0: never */
+    int preview, unseen;    /* --preview, 0: never; whether writing one has failed */
     di_real *best;          /* (C,H,W) of --oracle */
     text trace, table;      /* the lines of stdout so far */
     text note, chosen;      /* what the solver decided, what the oracle chose */
@@ -53,14 +56,25 @@ size_t measurement_size(const di_problem *p);
 int no_memory(cmd *c, const char *what);
 void job_close(job *j);
 int job_outputs(job *j);  /* checks the places of all outputs */
-/* Opens the run for images of h x w: j->images and j->batch are known. */
+/* Opens the run for images of h x w, j->images of them, and decides j->batch. */
 int job_open(job *j, int h, int w);
-/* The next images of the run, n of them, into j->out; *done counts those with a result. */
-int job_go(job *j, const di_real *y, size_t n, size_t *done);
-void job_next(job *j, size_t n); /* they are done */
+/* The next images of the run, samples of one measurement y, into j->out: j->now of them; *done
+   counts those with a result. */
+int job_go(job *j, const di_real *y, size_t *done);
+void job_next(job *j); /* they are done */
 void job_print(job *j, const char *format, ...); /* a line of the table on stdout */
+/* Many pictures in one file become a grid that a person can look at. */
+int job_write(cmd *c, const char *key, const io_array *a);
 /* Outputs of a run that ended well (code 0) or was interrupted with `done` images begun. */
 int job_finish(job *j, int code, size_t done);
+
+/* ---- average.c */
+
+int average_outputs(job *j); /* --mean and --std: their places, and whether they make sense */
+int average_write(job *j);   /* after the last image */
+/* Samples of each measurement, their pixelwise mean into mean and standard deviation (n-1)
+   into std, or NULL: (images/samples,C,H,W). 0, or DI_EMEMORY recorded. */
+int average_make(job *j, io_array *mean, io_array *std);
 
 /* ---- state.c */
 

@@ -28,7 +28,7 @@ static const char help_measure[] =
     "  --simple FILE            also the answer without a prior: mean fill, bicubic,\n"
     "                           pseudo-inverse\n"
     "  -w WEIGHTS               the prior it is meant for (portraits64), or none\n"
-    "  -q, -v                   say less, say more\n"
+    "  --threads N, --isa NAME, --numerics exact|fast: as for solve\n"
     "\n"
     "Example:\n"
     "  diffinv measure -p inpaint mask=box:24 -i face.png --fit resize -o y.npy\n";
@@ -40,19 +40,19 @@ static const char help_solve[] =
     "\n"
     "  -s SOLVER key=value...   how (diffinv list solvers --defaults); default dps\n"
     "  -p PROBLEM key=value...  what was measured; must not contradict y.npy.run\n"
-    "  -y FILE | -i PICTURE     the measurement, or a picture to measure first\n"
+    "  -y FILE | -i PICTURE     the measurement, or a picture to measure first, which\n"
+    "                           --fit crop|pad|resize brings to --size HxW\n"
     "  -o FILE                  .png .ppm .pgm .pfm .npy; FILE.run repeats the run\n"
-    "  -w WEIGHTS               the prior: a file, a name (portraits64), gauss:M,C or\n"
-    "                           mixture:W,M,V (diffinv list priors)\n"
-    "  -n K, --seed S           K samples (1), drawn from seed S (0)\n"
-    "  --truth PICTURE          prints PSNR and SSIM against it\n"
-    "  --oracle                 the iterate nearest to the truth: evaluation only\n"
-    "  --sheet FILE             truth, measurement, trivial answer, result together;\n"
-    "                           --under OLD puts them below an earlier sheet\n"
+    "  -w PRIOR, --label K      a file or a name (diffinv list priors); its class\n"
+    "  -n K, --seed S           K samples (1), drawn from seed S (0); their pixelwise\n"
+    "                           --mean FILE, --std FILE (in a picture white is most)\n"
+    "  --truth PICTURE          prints PSNR, SSIM; --oracle: the nearest iterate\n"
+    "  --sheet FILE             all in one picture; --under OLD: below an earlier one\n"
     "  --trace FILE             every step: noise level, residual, PSNR, as TSV\n"
-    "  --save-every N           keeps the run's state in OUT.state every N steps;\n"
-    "                           --resume goes on from there, to the same bits\n"
-    "  --noise FILE, --label K  normals to use; class, if the prior has classes\n"
+    "  --preview N              OUT.preview.png every N steps, until OUT is written\n"
+    "  --save-every N           a state in OUT.state every N steps; --resume goes on\n"
+    "                           from there, to the same bits\n"
+    "  --noise FILE             normals to use in place of the generator's (-n 1)\n"
     "  --threads N, --isa NAME, --mem 800M: same numbers; --numerics fast differs\n"
     "Ctrl-C writes the estimate so far. @FILE.run reads a recorded run's settings:\n"
     "  diffinv solve -s dps_mo -y y.npy -o out.png --sheet sheet.png\n"
@@ -70,9 +70,10 @@ static const char help_sample[] =
     "  -o FILE                  .png .ppm .pgm .pfm .npy; FILE.run repeats the run\n"
     "  -w WEIGHTS               the prior: a file, a name (portraits64), gauss:M,C or\n"
     "                           mixture:W,M,V (diffinv list priors)\n"
-    "  --size HxW               other than what the prior was trained at\n"
-    "  --label K                class, for a prior that has classes\n"
+    "  --size HxW, --label K    not the size it was trained at; its class\n"
+    "  --mean FILE, --std FILE  of the samples (in a picture white is most)\n"
     "  --trace FILE             every step as TSV\n"
+    "  --preview N              OUT.preview.png every N steps, until OUT is written\n"
     "  --save-every N           keeps the run's state in OUT.state every N steps;\n"
     "                           --resume goes on from there, to the same bits\n"
     "  --noise FILE             normals to use in place of the generator's (-n 1)\n"
@@ -104,8 +105,10 @@ static const char help_info[] =
     "  -w WEIGHTS               a file, the name of a prior (portraits64), gauss:M,C\n"
     "                           or mixture:W,M,V (diffinv list priors)\n"
     "  -s SOLVER key=value...   also its working memory; -p PROBLEM: for that problem\n"
+    "  -n K                     so many images (1)\n"
     "  --size HxW               other than what the prior was trained at\n"
-    "  --mem 800M, --threads N  what -s SOLVER would do to fit; memory depends on N\n"
+    "  --mem 800M, --threads N  what -s SOLVER would do to fit; memory depends on N,\n"
+    "                           and on --isa NAME and --numerics exact|fast\n"
     "\n"
     "Example:\n"
     "  diffinv info -w portraits64 -s dps --size 64x64\n";
@@ -123,6 +126,41 @@ static const char help_list[] =
     "Example:\n"
     "  diffinv list solvers --defaults\n";
 
+static const char help_view[] =
+    "diffinv view FILE [-p PROBLEM key=value...] -o OUT.png\n"
+    "\n"
+    "An array as a person wants to see it: pictures as a grid, numbers in a row as a\n"
+    "graph, channels side by side in colours that stand for their values; small ones\n"
+    "are enlarged.\n"
+    "\n"
+    "  FILE                     NPY, PNG, PPM, PGM or PFM; FILE[a:b] selects\n"
+    "  -p PROBLEM key=value...  it is a measurement of that problem (FILE.run, if it\n"
+    "                           is there, says so by itself): inpaint chequers the\n"
+    "                           missing pixels, sr enlarges to the picture's size\n"
+    "  --map grey|heat|diverging|log  values as colours, with a bar that says which:\n"
+    "                           heat from the least (black) to the largest (white),\n"
+    "                           diverging around 0 (blue, white, red), log: six\n"
+    "                           decades of |value|. NaN is magenta\n"
+    "  --scale K                each value becomes KxK pixels\n"
+    "  -o FILE                  .png, .ppm or .pgm (FILE may also be given by -i)\n"
+    "\n"
+    "Example:\n"
+    "  diffinv view y.npy -o y.png\n";
+
+static const char help_selftest[] =
+    "diffinv selftest\n"
+    "\n"
+    "Whether this installation computes the right bits: the network and solvers on a\n"
+    "small network made from a formula, for every instruction set of this machine,\n"
+    "exact and fast, one thread and all; and whether the prior that ships is found\n"
+    "and whole. A line a check, ok or FAILED; exit code 4 if one failed. Takes a few\n"
+    "seconds.\n"
+    "\n"
+    "  -v             also the hashes\n"
+    "\n"
+    "Example:\n"
+    "  diffinv selftest\n";
+
 static const char help_net[] =
     "diffinv net [-w WEIGHTS] -i x.npy -t T | --sigma S -o y.npy\n"
     "            [--vjp g.npy --gx gx.npy]\n"
@@ -134,7 +172,8 @@ static const char help_net[] =
     "  --sigma S      instead: the denoiser at noise level S, or an NPY file of N:\n"
     "                 y = D(x; S), by the network's own preconditioning\n"
     "  --label K      class; or an NPY file of N numbers\n"
-    "  --threads N, --isa NAME, --mem 800M\n"
+    "  -w WEIGHTS     a file, or the name of a prior (portraits64)\n"
+    "  --threads N, --isa NAME, --mem 800M: same numbers; --numerics fast differs\n"
     "\n"
     "Example:\n"
     "  diffinv net -i x.npy -t 37 -o y.npy\n";
@@ -146,6 +185,7 @@ static const char help_op[] =
     "gx = J^T v, v of the output's shape (for a linear map the adjoint A^T v).\n"
     "\n"
     "  --pinv         the pseudo-inverse instead: -i is a measurement, -o a picture\n"
+    "  --threads N, --isa NAME, --numerics exact|fast: same numbers\n"
     "\n"
     "Example:\n"
     "  diffinv op -p sr factor=4 -i x.npy -o y.npy\n";
@@ -161,14 +201,17 @@ static const struct verb {
     {"eval", "compare a picture with what it should be", help_eval, V_EVAL, verb_eval},
     {"info", "a network, its cost, the memory it needs", help_info, V_INFO, verb_info},
     {"list", "solvers, problems, priors, instruction sets", help_list, V_LIST, verb_list},
+    {"view", "an array as a person wants to see it", help_view, V_VIEW, verb_view},
     {"net", "the network and its derivative on arrays", help_net, V_NET, verb_net},
     {"op", "a problem's map and its derivative on arrays", help_op, V_OP, verb_op},
+    {"selftest", "whether this installation computes the right bits", help_selftest,
+     V_SELFTEST, verb_selftest},
 };
 enum { VERBS = sizeof verbs / sizeof verbs[0] };
 
 const char *verb_names(unsigned bits)
 {
-    static char names[96];
+    static char names[160];
     size_t n = 0;
     names[0] = 0;
     for (int i = 0; i < VERBS; i++)
@@ -189,6 +232,7 @@ static void help(FILE *f)
           "  diffinv measure -p inpaint mask=box:24 -i face.png --fit resize -o y.npy\n"
           "  diffinv solve -s dps_mo -y y.npy -o out.png --sheet sheet.png\n"
           "\n"
+          "Every verb: -q, -v say less, say more; --help, --version.\n"
           "Exit codes: 1 usage, 2 input file, 3 memory, 4 numbers, 5 interrupted, 6 output\n",
           f);
 }
@@ -226,6 +270,8 @@ static void catch_signals(void)
     sigaction(SIGINT, &a, NULL);
     sigaction(SIGTERM, &a, NULL);
     sigaction(SIGHUP, &a, NULL);
+    a.sa_handler = SIG_IGN; /* beyond a limit of file size a write fails, and is reported */
+    sigaction(SIGXFSZ, &a, NULL);
 }
 
 /* ==== Start and end ===================================================================== */
@@ -236,12 +282,6 @@ static const struct verb *find_verb(const char *name)
         if (!strcmp(verbs[i].name, name))
             return &verbs[i];
     return NULL;
-}
-
-static int version(void)
-{
-    printf("diffinv %s (%s)\n", DI_VERSION, sizeof(di_real) == 8 ? "double" : "float");
-    return 0;
 }
 
 static int unknown_verb(const char *name)
@@ -264,28 +304,46 @@ static void print_error(const char *line)
     fputc('\n', stderr);
 }
 
+/* The exit code, after all that was said has got out. */
+static int said(void)
+{
+    if (!fflush(stdout) && !ferror(stdout))
+        return 0;
+    print_error("standard output: can't write the result");
+    return DI_EOUTPUT;
+}
+
+static int version(void)
+{
+    printf("diffinv %s (%s)\n", DI_VERSION, sizeof(di_real) == 8 ? "double" : "float");
+    return said();
+}
+
 static int run_verb(const struct verb *v, cmd *c, int argc, char **argv)
 {
     c->verb = v->name;
     c->bit = v->bit;
+    /* Who types a verb alone wants to know what to say. */
+    if (!argc && !(v->bit & (V_INFO | V_LIST | V_SELFTEST))) {
+        fputs(v->help, stderr);
+        return DI_EUSAGE;
+    }
     int code = cmd_parse(c, argc, argv);
     if (!code && cmd_get(c, "help")) {
         fputs(v->help, stdout);
-        return 0;
+        return said();
     }
     if (!code && cmd_get(c, "version"))
         return version();
     if (!code)
         code = v->go(c);
+    if (!code) /* a failure on the way that nothing waited for, such as a lost fact */
+        code = c->ctx->status;
     if (code) {
         print_error(*di_error(c->ctx) ? di_error(c->ctx) : "it failed, without saying why");
         return c->ctx->status ? (int)c->ctx->status : code;
     }
-    if (fflush(stdout) || ferror(stdout)) {
-        print_error("standard output: can't write the result");
-        return DI_EOUTPUT;
-    }
-    return 0;
+    return said();
 }
 
 /* Threads that spin while they wait take the very processor that they wait for when the machine
@@ -316,16 +374,17 @@ int main(int argc, char **argv)
     }
     if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
         help(stdout);
-        return 0;
+        return said();
     }
     if (!strcmp(argv[1], "--version"))
         return version();
     const struct verb *v = find_verb(argv[1]);
     if (!v)
         return unknown_verb(argv[1]);
-    if (v->bit & (V_SOLVE | V_SAMPLE | V_NET))
+    if (v->bit & (V_SOLVE | V_SAMPLE | V_NET | V_SELFTEST))
         wait_patiently(argv);
     catch_signals();
+    memory_begin();
     di_status s = di_open(&c.ctx, NULL, NULL);
     if (s) {
         print_error(s == DI_EMEMORY ? "no memory to start" : c.ctx ? di_error(c.ctx) :

@@ -103,7 +103,7 @@ static double ssim(const di_real *x, const di_real *ref, size_t c, size_t h, siz
         return NAN;
     double *a = malloc((2 * H * W + 5 * W) * sizeof *a), sum = 0.0;
     if (!a)
-        return NAN;
+        return -HUGE_VAL;
     for (size_t k = 0; k < c; k++) {
         pooled(a, x + k * h * w, h, w, f);
         pooled(a + H * W, ref + k * h * w, h, w, f);
@@ -373,8 +373,8 @@ static void draw_glyph(io_array *out, size_t y, size_t x, unsigned char c, size_
                 set_pixel(out, y + i, x + j, value);
 }
 
-static void draw_text(io_array *out, size_t y, size_t x, const char *text, size_t most,
-                      size_t zoom, di_real value)
+void pic_text(io_array *out, size_t y, size_t x, const char *text, size_t most, size_t zoom,
+              di_real value)
 {
     for (;; y += PITCH * zoom) {
         const char *p = text, *end = next_line(&text, most);
@@ -480,7 +480,7 @@ static size_t draw_row(io_array *out, size_t y, size_t r, const pic_cell *row, s
     for (size_t k = 0; r && k < g->w; k++)
         set_pixel(out, y - MARGIN / 2, k, LINE);
     if (label)
-        draw_text(out, y, MARGIN, label, g->most_heading, g->zoom, HEADING);
+        pic_text(out, y, MARGIN, label, g->most_heading, g->zoom, HEADING);
     for (size_t i = 0; i < columns; i++) {
         size_t x = MARGIN + i * (g->column + MARGIN);
         for (size_t k = heading; i && k < h - MARGIN / 2; k++)
@@ -488,8 +488,8 @@ static size_t draw_row(io_array *out, size_t y, size_t r, const pic_cell *row, s
         if (row[i].v)
             draw_picture(out, y + heading, x, &row[i], g);
         if (row[i].caption)
-            draw_text(out, y + heading + g->box_h + 3 * g->zoom, x, row[i].caption, g->most,
-                      g->zoom, CAPTION);
+            pic_text(out, y + heading + g->box_h + 3 * g->zoom, x, row[i].caption, g->most,
+                     g->zoom, CAPTION);
     }
     return h;
 }

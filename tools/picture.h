@@ -21,8 +21,8 @@
 
 double pic_psnr_piq(const di_real *x, const di_real *ref, size_t count);
 
-/* x, ref: (c,h,w). NAN if the image (after pooling) is smaller than the window or memory
- * ends. */
+/* x, ref: (c,h,w). NAN if the image (after pooling) is smaller than the window; -HUGE_VAL if
+ * there is no memory. */
 double pic_ssim_piq(const di_real *x, const di_real *ref, size_t c, size_t h, size_t w);
 double pic_ssim(const di_real *x, const di_real *ref, size_t c, size_t h, size_t w);
 
@@ -53,6 +53,12 @@ typedef struct {
  * with a line in err. */
 int pic_sheet(io_array *out, const pic_cell *cells, size_t rows, size_t columns,
               const char *const *labels, char *err, size_t errlen);
+
+/* Draws text (ASCII) with its upper left corner at (y,x), all channels alike; letters are 5x7
+ * pixels in a field of 6x9, times zoom; lines break after `most` characters. Nothing is drawn
+ * outside the picture. */
+void pic_text(io_array *out, size_t y, size_t x, const char *text, size_t most, size_t zoom,
+              di_real value);
 
 /* The n pictures of a in one near-square picture, small ones enlarged. 0 or IO_MEMORY. */
 int pic_grid(io_array *out, const io_array *a);

@@ -80,7 +80,7 @@ int verb_measure(cmd *c)
 /* ==== solve ============================================================================= */
 
 /* "y.npy[2:3]" was measured as y.npy says. */
-static int read_record(cmd *c, const char *y, settings *record, char path[1040])
+int measurement_record(cmd *c, const char *y, settings *record, char path[1040])
 {
     size_t len = strlen(y);
     const char *open = len && y[len - 1] == ']' ? strrchr(y, '[') : NULL;
@@ -90,8 +90,8 @@ static int read_record(cmd *c, const char *y, settings *record, char path[1040])
         return 0;
     snprintf(path, 1040, "%.*s", (int)len, y);
     if (access(path, F_OK))
-        return di_fail(c->ctx, DI_EINPUT, "%s: no such file: make it with diffinv measure",
-                       path);
+        return di_fail(c->ctx, DI_EINPUT, "%s: no such file%s", path, c->bit == V_SOLVE ?
+                       ": make it with diffinv measure" : "");
     strcat(path, ".run");
     if (access(path, F_OK))
         return 0;
@@ -119,7 +119,7 @@ static int solve_settings(job *j)
     int code = cmd_need(c, "output", &out) ||
                input_solver(c, "dps", DI_NEEDS_PROBLEM, &j->solver);
     if (!code && y)
-        code = read_record(c, y, &record, path);
+        code = measurement_record(c, y, &record, path);
     if (!code)
         code = input_problem(c, record.n ? &record : NULL, path, &j->spec);
     settings_free(&record);
@@ -187,6 +187,9 @@ static int solve_measurement(job *j)
     if (code)
         return code;
     const io_array *y = &j->y;
+    if (!di_finite(y->v, y->n * y->c * y->h * y->w))
+        return di_fail(c->ctx, DI_EINPUT, "%s holds NaN or Inf: a measurement is finite; measure "
+                       "again", path);
     if (y->picture)
         cmd_note(c, "%s is a picture, rounded to 8 bits; measure into .npy for exact values",
                  path);
@@ -224,11 +227,12 @@ static int solve_truth(job *j)
     return 0;
 }
 
-/* One line of the result for the image just done, and sums for the mean line. */
-static void print_line(job *j)
+/* One line of the result for image i of the call just done, and sums for the mean line. What
+   a call cost is shared by its images alike. */
+static void print_line(job *j, size_t i)
 {
-    size_t i = (size_t)j->at.image;
     di_cost cost = di_run_cost(j->run);
+    unsigned long long n = j->now;
     const di_real *x = j->out.v + i * image_size(j->prior);
     size_t k = i / (size_t)j->samples, m = measurement_size(j->problem);
     size_t c = (size_t)j->prior->c, h = (size_t)j->prior->h, w = (size_t)j->prior->w;
@@ -236,12 +240,16 @@ static void print_line(job *j)
     di_real *work = malloc(m * sizeof *work);
     if (work)
         v[0] = di_residual(j->problem, x, j->y.v + k * m, work);
+    else
+        no_memory(j->c, "the residual"); /* the context ends the run */
     free(work);
     if (j->truth.v) {
         const di_real *t = j->truth.v + (j->truth.n > 1 ? k : 0) * c * h * w;
         v[1] = di_psnr(x, t, c * h * w);
         v[2] = pic_ssim_piq(x, t, c, h, w);
         v[3] = pic_ssim(x, t, c, h, w);
+        if (v[2] == -HUGE_VAL || v[3] == -HUGE_VAL)
+            no_memory(j->c, "the comparison");
         char oracle[64] = "";
         if (j->oracle)
             snprintf(oracle, sizeof oracle, "\t%llu of %llu",
@@ -253,13 +261,40 @@ static void print_line(job *j)
     } else {
         if (!i)
             job_print(j, "image\tresidual\tnet\tnet_vjp\tapply\tapply_vjp\tseconds\n");
-        job_print(j, "%zu\t%.6g\t%llu\t%llu\t%llu\t%llu\t%.2f\n", i, v[0],
-                  (unsigned long long)cost.net, (unsigned long long)cost.net_vjp,
-                  (unsigned long long)cost.apply, (unsigned long long)cost.apply_vjp,
-                  j->at.call_seconds + seconds() - j->began);
+        job_print(j, "%zu\t%.6g\t%llu\t%llu\t%llu\t%llu\t%.2f\n", i, v[0], cost.net / n,
+                  cost.net_vjp / n, cost.apply / n, cost.apply_vjp / n,
+                  (j->at.call_seconds + seconds() - j->began) / (double)n);
     }
     for (int q = 0; q < 4; q++)
         j->at.sum[q] += v[q];
+}
+
+/* The pixelwise mean of a measurement's samples against the truth: it scores higher than they
+   do, and looks like none of them. Averages over the measurements. */
+static int print_mean(job *j)
+{
+    size_t n = image_size(j->prior), m = measurement_size(j->problem);
+    size_t c = (size_t)j->prior->c, h = (size_t)j->prior->h, w = (size_t)j->prior->w;
+    double v[4] = {0, 0, 0, 0};
+    io_array mean;
+    if (average_make(j, &mean, NULL))
+        return DI_EMEMORY;
+    di_real *work = malloc(m * sizeof *work);
+    for (size_t k = 0; work && k < mean.n; k++) {
+        const di_real *x = mean.v + k * n, *t = j->truth.v + (j->truth.n > 1 ? k : 0) * n;
+        v[0] += di_residual(j->problem, x, j->y.v + k * m, work) / (double)mean.n;
+        v[1] += di_psnr(x, t, n) / (double)mean.n;
+        v[2] += pic_ssim_piq(x, t, c, h, w) / (double)mean.n;
+        v[3] += pic_ssim(x, t, c, h, w) / (double)mean.n;
+    }
+    int code = work ? cmd_fact(j->c, "info.psnr_of_mean", "%.4f", v[1])
+                    : no_memory(j->c, "the residual");
+    if (!code)
+        job_print(j, "mean_of_samples\t%.6g\t%.4f\t%.4f\t%.4f%s\n", v[0], v[1], v[2], v[3],
+                  j->oracle ? "\t-" : "");
+    free(work);
+    io_free(&mean);
+    return code;
 }
 
 static int solve_all(job *j, size_t *done)
@@ -269,16 +304,20 @@ static int solve_all(job *j, size_t *done)
     const double *sum = j->at.sum, n = (double)j->images;
     int code = 0;
     while (!code && j->at.image < j->images) {
-        code = job_go(j, j->y.v + j->at.image / (size_t)j->samples * m, 1, done);
+        code = job_go(j, j->y.v + j->at.image / (size_t)j->samples * m, done);
         if (code)
             return code;
-        print_line(j);
-        job_next(j, 1);
+        for (size_t i = 0; i < j->now; i++)
+            print_line(j, (size_t)j->at.image + i);
+        job_next(j);
     }
     if (j->images > 1 && j->truth.v)
         job_print(j, "mean\t%.6g\t%.4f\t%.4f\t%.4f%s\n", sum[0] / n, sum[1] / n, sum[2] / n,
                   sum[3] / n, j->oracle ? "\t-" : "");
-    code = cmd_fact(c, "info.residual", "%.6g", sum[0] / n);
+    if (j->samples > 1 && j->truth.v)
+        code = print_mean(j);
+    if (!code)
+        code = cmd_fact(c, "info.residual", "%.6g", sum[0] / n);
     if (!code && j->truth.v)
         code = cmd_fact(c, "info.psnr", "%.4f", sum[1] / n);
     return code;
@@ -300,7 +339,6 @@ static int run_solve(job *j)
     if (code)
         return code;
     j->images = j->y.n * (size_t)j->samples;
-    j->batch = 1;
     code = input_labels(c, &j->w, j->images, &j->labels);
     if (!code)
         code = job_open(j, j->problem->x[1], j->problem->x[2]);
@@ -334,8 +372,6 @@ int verb_solve(cmd *c)
    Samples are numbered, and each depends on the seed and its number only; a batch is a matter
    of speed. */
 
-enum { BATCH = 8 };
-
 static int run_sample(job *j)
 {
     cmd *c = j->c;
@@ -354,7 +390,6 @@ static int run_sample(job *j)
     if (!h && weights_own_size(c, &j->w, &h, &w))
         return DI_EUSAGE;
     j->images = (size_t)j->samples;
-    j->batch = j->solver->needs & DI_ONE_BY_ONE ? 1 : j->images < BATCH ? j->images : BATCH;
     code = input_labels(c, &j->w, j->images, &j->labels);
     if (!code)
         code = job_open(j, h, w);
@@ -363,10 +398,9 @@ static int run_sample(job *j)
     j->out.picture = 1;
     cmd_poll_stop(1);
     while (!code && j->at.image < j->images) {
-        size_t left = j->images - (size_t)j->at.image, n = left < j->batch ? left : j->batch;
-        code = job_go(j, NULL, n, &done);
+        code = job_go(j, NULL, &done);
         if (!code)
-            job_next(j, n);
+            job_next(j);
     }
     if (!code)
         printf("samples\tnet\tseconds\n%zu\t%llu\t%.2f\n", j->images,

@@ -6,7 +6,6 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -266,15 +265,15 @@ enum {
 /* In the order in which a record lists them. */
 static const option options[] = {
     {"-s", "solver", 1, V_SOLVE | V_SAMPLE | V_INFO, "the name of a solver"},
-    {"-p", "problem", 1, V_MEASURE | V_SOLVE | V_OP | V_INFO, "the name of a problem"},
+    {"-p", "problem", 1, V_MEASURE | V_SOLVE | V_OP | V_INFO | V_VIEW, "the name of a problem"},
     {"-w", "weights", 1, V_MEASURE | V_SOLVE | V_SAMPLE | V_INFO | V_NET,
      "a weight file or the name of a prior"},
-    {"-i", "input", 1, V_MEASURE | V_SOLVE | V_NET | V_OP, "a file"},
+    {"-i", "input", 1, V_MEASURE | V_SOLVE | V_NET | V_OP | V_VIEW, "a file"},
     {"-y", "measurement", 1, V_SOLVE, "a file"},
     {"--size", "size", 1, V_DRAW | V_INFO, "HxW"},
     {"--fit", "fit", 1, V_MEASURE | V_SOLVE, "crop, pad or resize"},
     {"--seed", "seed", 1, V_DRAW, "a whole number"},
-    {"-n", "samples", 1, V_SOLVE | V_SAMPLE, "a number of samples"},
+    {"-n", "samples", 1, V_SOLVE | V_SAMPLE | V_INFO, "a number of samples"},
     {"--noise", "noise", 1, V_SOLVE | V_SAMPLE, "an NPY file"},
     {"--label", "label", 1, V_SOLVE | V_SAMPLE | V_NET, "a class or an NPY file of them"},
     {"-t", "t", 1, V_NET, "a number or an NPY file of them"},
@@ -286,13 +285,18 @@ static const option options[] = {
     {"--threads", "threads", 1, V_RUN | V_INFO, "a number"},
     {"--mem", "mem", 1, V_SOLVE | V_SAMPLE | V_NET | V_INFO, "bytes, such as 800M"},
     {"--truth", "truth", 1, V_SOLVE, "a file"},
-    {"-o", "output", 1, V_RUN, "a file"},
+    {"--map", "map", 1, V_VIEW, "grey, heat, diverging or log"},
+    {"--scale", "scale", 1, V_VIEW, "a whole factor"},
+    {"-o", "output", 1, V_RUN | V_VIEW, "a file"},
     {"--simple", "simple", 1, V_MEASURE, "a file"},
     {"--gx", "gx", 1, V_NET | V_OP, "a file"},
+    {"--mean", "mean", 1, V_SOLVE | V_SAMPLE, "a file"},
+    {"--std", "std", 1, V_SOLVE | V_SAMPLE, "a file"},
     {"--sheet", "sheet", 1, V_SOLVE, "a file"},
     {"--under", "under", 1, V_SOLVE, "an earlier sheet"},
     {"--trace", "trace", 1, V_SOLVE | V_SAMPLE, "a file"},
     {"--oracle", "oracle", 0, V_SOLVE, ""},
+    {"--preview", "preview", 1, V_SOLVE | V_SAMPLE, "a number of steps"},
     {"--save-every", "save-every", 1, V_SOLVE | V_SAMPLE, "a number of steps"},
     {"--resume", "resume", 0, V_SOLVE | V_SAMPLE, ""},
     {"--defaults", "defaults", 0, V_LIST, ""},
@@ -318,9 +322,10 @@ static int recorded(const option *o, int place)
                                         "resume", NULL};
     static const char *const outside[] = {"threads", "isa", "mem", "truth", "output", "gx",
                                           "sheet", "under", "trace", "simple", "save-every",
-                                          NULL};
+                                          "mean", "std", "preview", NULL};
     static const char *const free_to_change[] = {"threads", "isa", "output", "sheet", "under",
-                                                 "save-every", NULL};
+                                                 "save-every", "mean", "std", "preview",
+                                                 NULL};
     return !among(o->key, never) && !(place == IN_PICTURE && among(o->key, outside)) &&
            !(place == IN_STATE && among(o->key, free_to_change));
 }
@@ -484,19 +489,31 @@ static int take_flag(cmd *c, char **argv, int argc, int *i, const char **section
     return put_option(c, o->key, value, 0);
 }
 
+/* Whether a word with '=' is a setting where it might be a file's name too. */
+static int is_setting(const cmd *c, const char *arg, size_t len)
+{
+    for (int i = 0; i < OPTIONS; i++)
+        if ((options[i].verbs & c->bit) && strlen(options[i].key) == len &&
+            !strncmp(options[i].key, arg, len))
+            return 1;
+    return !strncmp(arg, "problem.", 8);
+}
+
 int cmd_parse(cmd *c, int argc, char **argv)
 {
     const char *section = NULL;
-    int most = c->bit == V_EVAL ? 2 : c->bit == V_LIST;
+    int most = c->bit == V_EVAL ? 2 : c->bit == V_LIST || c->bit == V_VIEW;
+    int set = !most || c->bit == V_VIEW; /* whether it has settings */
     for (int i = 0; i < argc; i++) {
         const char *arg = argv[i], *eq = strchr(arg, '=');
         int code = 0;
         if (arg[0] == '-' && arg[1]) {
             code = take_flag(c, argv, argc, &i, &section);
-        } else if (arg[0] == '@' && !most) {
+        } else if (arg[0] == '@' && set) {
             section = NULL;
             code = take_file(c, arg + 1);
-        } else if (eq && eq != arg && !most) {
+        } else if (eq && eq != arg && set &&
+                   (section || !most || is_setting(c, arg, (size_t)(eq - arg)))) {
             char key[128];
             snprintf(key, sizeof key, "%s%s%.*s", section ? section : "", section ? "." : "",
                      (int)(eq - arg), arg);
@@ -555,7 +572,8 @@ int is_picture_name(const char *path)
 static int check_clash(cmd *c, const char *key, const char *path)
 {
     static const char *const others[] = {"input", "measurement", "truth", "noise", "vjp",
-                                         "output", "gx", "sheet", "trace", "simple"};
+                                         "output", "gx", "sheet", "trace", "simple",
+                                         "mean", "std"};
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
         const char *other = cmd_get(c, others[i]);
         if (other && strcmp(others[i], key) && !strcmp(other, path))
@@ -648,18 +666,6 @@ int cmd_write(cmd *c, const char *key, const io_array *a)
     return cmd_io(c, code, err);
 }
 
-static double peak_bytes(void)
-{
-    struct rusage r;
-    if (getrusage(RUSAGE_SELF, &r))
-        return 0;
-#ifdef __APPLE__
-    return (double)r.ru_maxrss;
-#else
-    return 1024.0 * (double)r.ru_maxrss;
-#endif
-}
-
 int cmd_write_record(cmd *c, const di_cost *cost, double spent)
 {
     char err[400], path[1040];
@@ -679,7 +685,7 @@ int cmd_write_record(cmd *c, const di_cost *cost, double spent)
         text_add(&t, "cost.net=%llu\ncost.net_vjp=%llu\ncost.apply=%llu\ncost.apply_vjp=%llu\n",
                  (unsigned long long)cost->net, (unsigned long long)cost->net_vjp,
                  (unsigned long long)cost->apply, (unsigned long long)cost->apply_vjp);
-    text_add(&t, "cost.seconds=%.3f\ncost.peak_bytes=%.0f\n", spent, peak_bytes());
+    text_add(&t, "cost.seconds=%.3f\ncost.peak_bytes=%.0f\n", spent, memory_peak());
     if (t.failed) {
         free(t.s);
         return no_memory(c);

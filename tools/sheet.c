@@ -64,15 +64,18 @@ static void draw_graph(const di_problem *p, const di_real *y, di_real *x)
 }
 
 /* The measurement as a person sees it, and the trivial answer; returns its name, or NULL when
-   the measurement itself is that answer. (C,H,W) both. */
+   the measurement itself is that answer, or after a failure. (C,H,W) both. */
 static const char *show_measurement(const di_problem *p, const di_real *y, di_real *seen,
                                     di_real *trivial)
 {
     size_t n = count_of(p->x);
     if (!strcmp(p->name, "sr")) {
         enlarge(p, y, seen);
-        return pic_bicubic(trivial, (size_t)p->x[1], (size_t)p->x[2], y, (size_t)p->y[1],
-                           (size_t)p->y[2], (size_t)p->x[0]) ? NULL : "bicubic";
+        if (!pic_bicubic(trivial, (size_t)p->x[1], (size_t)p->x[2], y, (size_t)p->y[1],
+                         (size_t)p->y[2], (size_t)p->x[0]))
+            return "bicubic";
+        di_fail(p->ctx, DI_EMEMORY, "no memory for the simple answer");
+        return NULL;
     }
     if (!strcmp(p->name, "inpaint")) {
         for (size_t i = 0; i < n; i++)
@@ -80,8 +83,10 @@ static const char *show_measurement(const di_problem *p, const di_real *y, di_re
         if (di_apply(p, 1, trivial, seen))
             return NULL;
         di_real *mask = malloc(n * sizeof *mask);
-        if (!mask)
+        if (!mask) {
+            di_fail(p->ctx, DI_EMEMORY, "no memory for the simple answer");
             return NULL;
+        }
         memcpy(mask, seen, n * sizeof *mask);
         mean_fill(p, mask, y, seen, trivial);
         free(mask);

@@ -27,6 +27,8 @@ static int eval_pairs(cmd *c, const io_array *a, const io_array *b)
         const di_real *x = a->v + i * n, *ref = b->v + (b->n > 1 ? i : 0) * n;
         double v[4] = {di_psnr(x, ref, n), pic_ssim_piq(x, ref, a->c, a->h, a->w),
                        pic_ssim(x, ref, a->c, a->h, a->w), pic_relative_l2(x, ref, n)};
+        if (v[1] == -HUGE_VAL || v[2] == -HUGE_VAL)
+            return di_fail(c->ctx, DI_EMEMORY, "%s: no memory to compare it", c->word[0]);
         printf("%zu\t%.4f\t%.4f\t%.4f\t%.6f\n", i, v[0], v[1], v[2], v[3]);
         for (int q = 0; q < 4; q++)
             sum[q] += v[q] / (double)a->n;
@@ -102,17 +104,65 @@ static void info_network(const weights *w, int h, int width)
     di_net_keep(w->net, DI_KEEP_ALL);
 }
 
-static size_t run_bytes(void *run) { return di_run_bytes(run, 1); }
+static double array_bytes(size_t n, size_t c, size_t h, size_t w)
+{
+    return (double)n * (double)c * (double)h * (double)w * sizeof(di_real);
+}
+
+/* What the verb net will need for n images, with its arrays of input and output. */
+static void info_net_peak(const cmd *c, const weights *w, size_t n, int h, int width)
+{
+    for (int vjp = 0; vjp < 2 && n <= 4096; vjp++) { /* more than one pass can take */
+        double work = (double)di_net_bytes(w->net, n, h, width, vjp);
+        double arrays = array_bytes(n, (size_t)(w->in + w->out), (size_t)h, (size_t)width);
+        if (work > 0)
+            info_bytes(vjp ? "peak bytes, net --vjp" : "peak bytes, net",
+                       memory_need(c, w, work, (vjp + 1) * arrays));
+    }
+}
+
+typedef struct planned {
+    const di_run *run;
+    size_t batch;
+} planned;
+
+static size_t run_bytes(void *user)
+{
+    const planned *p = user;
+    return di_run_bytes(p->run, p->batch);
+}
+
+/* The arrays of solve (measurement, truth, results) or sample (results). */
+static double run_arrays(const weights *w, const di_problem *p, size_t n, int h, int width)
+{
+    double image = array_bytes(1, (size_t)w->in, (size_t)h, (size_t)width);
+    double y = p ? array_bytes(1, (size_t)p->y[0], (size_t)p->y[1], (size_t)p->y[2]) : 0;
+    return y + image * (double)(n + (p != NULL));
+}
+
+/* What a solver finds out about the problem before its first step belongs to what there is. */
+static int prepare(cmd *c, const di_solver *solver, const di_problem *p)
+{
+    if (!(solver->needs & DI_NEEDS_PINV))
+        return 0;
+    size_t n = (size_t)p->x[0] * (size_t)p->x[1] * (size_t)p->x[2];
+    di_real *s = malloc(n * sizeof *s);
+    int code = s ? (int)di_svd_values(p, s)
+                 : (int)di_fail(c->ctx, DI_EMEMORY, "no memory for the singular values");
+    free(s);
+    return code;
+}
 
 /* The working memory of a solver; for want of another problem it denoises. */
-static int info_solver(cmd *c, const weights *w, int h, int width)
+static int info_solver(cmd *c, const weights *w, size_t n, int h, int width)
 {
     const di_solver *solver;
     const char *name = cmd_get(c, "solver");
     make_spec spec;
     di_problem *p = NULL;
     di_prior *prior;
-    di_run *run;
+    di_run *run = NULL;
+    planned plan = {NULL, 1};
     if (!name)
         return 0;
     unsigned needs = 0;
@@ -133,18 +183,28 @@ static int info_solver(cmd *c, const weights *w, int h, int width)
     if (!code)
         code = input_params(c, solver, run);
     if (!code)
-        code = input_memory(c, w, run_bytes, run);
-    if (!code)
-        printf("%-22s %s\n", "solver", solver->name);
-    if (!code)
-        info_bytes("its working bytes", (double)di_run_bytes(run, 1));
-    return code;
+        code = prepare(c, solver, p);
+    if (code)
+        return code;
+    double arrays = run_arrays(w, p, n, h, width);
+    plan.run = run;
+    plan.batch = input_batch(solver, n, h, width);
+    code = input_memory(c, w, run_bytes, &plan, arrays);
+    if (code)
+        return code;
+    double work = (double)run_bytes(&plan);
+    printf("%-22s %s\n", "solver", solver->name);
+    info_bytes("its working bytes", work);
+    info_bytes(p ? "peak bytes, solve" : "peak bytes, sample", memory_need(c, w, work, arrays));
+    return c->ctx->status;
 }
 
 int verb_info(cmd *c)
 {
     weights w;
-    int h, width, code = input_size(c, &h, &width);
+    int h, width, n = 1, code = input_size(c, &h, &width);
+    if (!code)
+        code = input_int(c, "samples", NULL, 1, 1 << 20, &n);
     if (!code)
         code = input_machine(c);
     if (!code)
@@ -162,7 +222,9 @@ int verb_info(cmd *c)
         info_network(&w, h, width);
     else
         info_exact(&w);
-    return info_solver(c, &w, h, width);
+    if (w.net)
+        info_net_peak(c, &w, (size_t)n, h, width);
+    return c->ctx->status ? (int)c->ctx->status : info_solver(c, &w, (size_t)n, h, width);
 }
 
 /* ==== list ============================================================================== */
@@ -350,13 +412,15 @@ static int write_maps(cmd *c, const io_array *y, const io_array *gx, const di_co
 typedef struct net_call {
     const weights *w;
     const io_array *x;
-    int vjp;
+    int vjp, level;
 } net_call;
 
 static size_t net_bytes(void *user)
 {
     const net_call *n = user;
-    return di_net_bytes(n->w->net, n->x->n, (int)n->x->h, (int)n->x->w, n->vjp);
+    size_t framed = n->level ? n->x->n * n->x->c * n->x->h * n->x->w * sizeof(di_real) : 0;
+    size_t pass = di_net_bytes(n->w->net, n->x->n, (int)n->x->h, (int)n->x->w, n->vjp);
+    return pass ? pass + framed : 0;
 }
 
 /* level: t are noise levels and the output is the denoised x, not the bare network's. */
@@ -366,15 +430,18 @@ static int run_net(cmd *c, const weights *w, const io_array *x, int level, const
     const int shape[3] = {level ? w->in : w->out, (int)x->h, (int)x->w};
     io_array y = {0, 0, 0, 0, NULL, 0}, g, gx = y;
     int code = read_vjp(c, x->n, shape, &g);
-    net_call call = {w, x, g.v != NULL};
+    net_call call = {w, x, g.v != NULL, level};
     if (!code)
-        code = input_memory(c, w, net_bytes, &call);
+        code = input_memory(c, w, net_bytes, &call,
+                            array_bytes(x->n, (size_t)(shape[0] + (g.v ? w->in : 0)), x->h,
+                                        x->w));
     if (!code && (io_make(&y, x->n, (size_t)shape[0], x->h, x->w) ||
                   (g.v && io_make(&gx, x->n, x->c, x->h, x->w))))
         code = di_fail(c->ctx, DI_EMEMORY, "no memory for the network's output");
     if (!code)
         code = (level ? di_net_denoise : di_net_run)(w->net, x->n, shape[1], shape[2], t, label,
                                                      x->v, y.v, g.v, gx.v);
+    di_net_close(w->net); /* room for the pictures, if it is they that are wanted */
     di_cost cost = {x->n, g.v ? x->n : 0, 0, 0};
     if (!code)
         code = write_maps(c, &y, &gx, &cost);

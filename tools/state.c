@@ -9,7 +9,7 @@
 
 /* OUT.state is written beside and renamed, so there is always a whole one:
 
-       "diffinv state 1\n"
+       "diffinv state 2\n"
        blocks: name (8 bytes, padded with 0), length (8 bytes), that many bytes
        CRC-32 of all before it (4 bytes)
 
@@ -17,7 +17,7 @@
    say which machine. Blocks: settings, marks, images (the finished ones), best (--oracle),
    table, trace, note, chosen, and run: what the library needs to go on. */
 
-static const char MAGIC[] = "diffinv state 1\n";
+static const char MAGIC[] = "diffinv state 2\n";
 enum { MAGIC_SIZE = 16, HEAD = 16, CRC_SIZE = 4 };
 
 static void state_path(const job *j, char path[1040])
@@ -179,7 +179,9 @@ static int build(job *j, text *t)
     if (s && !t->failed)
         return s;
     end_block(t, from);
-    if (t->failed || j->table.failed || j->trace.failed)
+    if (s) /* put_bytes found no memory: say that, not that writing failed */
+        di_clear(j->c->ctx);
+    if (t->failed || j->table.failed || j->trace.failed || j->note.failed || j->chosen.failed)
         return no_memory(j->c, "the state");
     put_number(crc, io_crc32(0, t->s, t->n), CRC_SIZE);
     text_put(t, crc, CRC_SIZE);
@@ -282,12 +284,14 @@ static int take_all(job *j, const text *t)
     size_t size = image_size(j->prior) * sizeof(di_real);
     marks m;
     if (take_bytes(t, "marks", &m, sizeof m) || m.image >= j->images ||
+        !m.batch || m.batch > j->images ||
         take_bytes(t, "images", j->out.v, (size_t)m.image * size) ||
         take_bytes(t, "best", j->best, j->oracle ? size : 0) ||
         take_text(t, "table", &j->table) || take_text(t, "trace", &j->trace) ||
         take_text(t, "note", &j->note) || take_text(t, "chosen", &j->chosen))
         return 1;
     j->at = m;
+    j->batch = (size_t)m.batch;
     return 0;
 }
 
@@ -310,12 +314,13 @@ static int load(job *j)
     if (t->n < MAGIC_SIZE + CRC_SIZE || memcmp(t->s, MAGIC, MAGIC_SIZE) ||
         io_crc32(0, t->s, t->n - CRC_SIZE) != get_number(t->s + t->n - CRC_SIZE, CRC_SIZE) ||
         take_text(t, "settings", &saved))
-        code = damaged(c, path);
+        code = saved.failed ? no_memory(c, "the state") : damaged(c, path);
     if (!code)
         code = check_fingerprint(j, path, &saved);
     free(saved.s);
     if (!code && take_all(j, t))
-        code = damaged(c, path);
+        code = j->table.failed || j->trace.failed || j->note.failed || j->chosen.failed
+                   ? no_memory(c, "the state") : damaged(c, path);
     if (code)
         return code;
     j->resumed = 1;

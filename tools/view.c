@@ -1,0 +1,467 @@
+/* view.c - an array as a person wants to see it */
+#include "cmd.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A view turns an array (N,C,H,W) into panels, pictures of 1 or 3 channels in [-1,1]; the
+   panels are then laid out as a grid, or, where colours stand for numbers, with captions and a
+   bar that says which. What is to be seen of a problem's measurements is one function in the
+   table at the end of this file. */
+
+enum { MAP_NONE, MAP_GREY, MAP_HEAT, MAP_DIVERGING, MAP_LOG, MAPS };
+static const char *const map_names[MAPS] = {"none", "grey", "heat", "diverging", "log"};
+
+typedef struct view {
+    cmd *c;
+    io_array a;             /* what is shown */
+    const make_spec *spec;  /* the problem, or NULL */
+    int map;                /* MAP_* asked for */
+    size_t scale;           /* asked for, 0: choose */
+    io_array out;           /* the picture that came of it */
+} view;
+
+enum { VISIBLE = 256, MOST_PANELS = 64, GAP = 8, DECADES = 6 };
+static const size_t LARGEST = (size_t)1 << 27; /* pixels of a view */
+
+static int no_room(cmd *c)
+{
+    return di_fail(c->ctx, DI_EMEMORY, "no memory for the view: it would be too large; give a "
+                   "smaller --scale, or select with FILE[a:b]");
+}
+
+/* By how much a panel of h x w is enlarged so that one can see it. */
+static size_t choose_scale(size_t scale, size_t h, size_t w)
+{
+    size_t side = h > w ? h : w;
+    return scale ? scale : side && side < VISIBLE ? VISIBLE / side : 1;
+}
+
+/* ==== Numbers as colours ================================================================ */
+
+typedef struct range {
+    double lo, hi;      /* of the finite values */
+    size_t odd;         /* NaN and infinite ones */
+    int map;
+} range;
+
+/* The range of n values and the map that suits them: two signs ask for a middle. */
+static range find_range(const di_real *v, size_t n, int map)
+{
+    range r = {0, 0, 0, map};
+    int any = 0;
+    for (size_t i = 0; i < n; i++) {
+        double x = (double)v[i];
+        if (!(fabs(x) < HUGE_VAL)) {
+            r.odd++;
+            continue;
+        }
+        r.lo = !any || x < r.lo ? x : r.lo;
+        r.hi = !any || x > r.hi ? x : r.hi;
+        any = 1;
+    }
+    if (map == MAP_NONE)
+        r.map = r.lo < 0 && r.hi > 0 ? MAP_DIVERGING : MAP_HEAT;
+    return r;
+}
+
+static double clip(double x)
+{
+    return x < 0 ? 0 : x > 1 ? 1 : x;
+}
+
+/* Where x lies between the ends of the map: 0..1; -1 for what is no number. */
+static double place(const range *r, double x)
+{
+    double most = fabs(r->lo) > fabs(r->hi) ? fabs(r->lo) : fabs(r->hi);
+    if (!(fabs(x) < HUGE_VAL))
+        return -1;
+    if (!(most > 0))
+        return r->map == MAP_DIVERGING ? 0.5 : 0;
+    if (r->map == MAP_DIVERGING)
+        return clip(0.5 + 0.5 * x / most);
+    if (r->map == MAP_LOG)
+        return x == 0 ? 0 : clip(1 + log10(fabs(x) / most) / DECADES);
+    return r->hi > r->lo ? clip((x - r->lo) / (r->hi - r->lo)) : 0.5;
+}
+
+/* t in 0..1 to colours in [-1,1]. heat, log: black, red, yellow, white. diverging: blue, white,
+   red. Magenta marks what is no number. */
+static void colour(int map, double t, di_real rgb[3])
+{
+    double c[3] = {t, t, t};
+    if (t < 0) {
+        c[0] = c[2] = 1;
+        c[1] = 0;
+    } else if (map == MAP_HEAT || map == MAP_LOG) {
+        for (int k = 0; k < 3; k++)
+            c[k] = clip(3 * t - k);
+    } else if (map == MAP_DIVERGING) {
+        static const double cold[3] = {0.10, 0.28, 0.65}, warm[3] = {0.72, 0.10, 0.12};
+        double far = fabs(2 * t - 1);
+        for (int k = 0; k < 3; k++)
+            c[k] = 1 - far * (1 - (t < 0.5 ? cold[k] : warm[k]));
+    }
+    for (int k = 0; k < 3; k++)
+        rgb[k] = (di_real)(2 * c[k] - 1);
+}
+
+/* ==== Layout ============================================================================ */
+
+static const di_real GROUND = (di_real)-0.85, WORDS = (di_real)0.7;
+
+static int blank(view *v, size_t h, size_t w)
+{
+    if (!h || !w || h > LARGEST / w || io_make(&v->out, 1, 3, h, w))
+        return no_room(v->c);
+    v->out.picture = 1;
+    for (size_t i = 0; i < 3 * h * w; i++)
+        v->out.v[i] = GROUND;
+    return 0;
+}
+
+static void dot(io_array *out, size_t y, size_t x, const di_real rgb[3])
+{
+    if (y < out->h && x < out->w)
+        for (size_t k = 0; k < 3; k++)
+            out->v[(k * out->h + y) * out->w + x] = rgb[k];
+}
+
+/* The ends of the map in words, and between them its colours. */
+static void draw_bar(io_array *out, size_t y, const range *r)
+{
+    double most = fabs(r->lo) > fabs(r->hi) ? fabs(r->lo) : fabs(r->hi);
+    double lo = r->map == MAP_DIVERGING ? -most : r->map == MAP_LOG ? most / 1e6 : r->lo;
+    char from[40], to[40];
+    di_real rgb[3];
+    snprintf(from, sizeof from, "%.4g", lo);
+    snprintf(to, sizeof to, "%.4g%s", r->map == MAP_DIVERGING || r->map == MAP_LOG ? most : r->hi,
+             r->map == MAP_LOG ? " log" : "");
+    size_t left = GAP + 6 * strlen(from) + 6, right = out->w - GAP - 6 * strlen(to) - 6;
+    pic_text(out, y, GAP, from, 40, 1, WORDS);
+    if (right < out->w && right > left)
+        pic_text(out, y, right + 6, to, 40, 1, WORDS);
+    for (size_t x = left; x < right && right < out->w; x++)
+        for (size_t i = 0; i < 7; i++) {
+            colour(r->map, (double)(x - left) / (double)(right - left), rgb);
+            dot(out, y + i, x, rgb);
+        }
+}
+
+/* "2.1" above channel 1 of image 2, or less where there is less to tell apart. */
+static void panel_name(const io_array *a, size_t i, char *out, size_t len)
+{
+    size_t n = i / a->c, k = i % a->c;
+    *out = 0;
+    if (a->n > 1 && a->c > 1)
+        snprintf(out, len, "%zu, channel %zu", n, k);
+    else if (a->c > 1)
+        snprintf(out, len, "channel %zu", k);
+    else if (a->n > 1)
+        snprintf(out, len, "%zu", n);
+}
+
+/* Each channel a panel, one range for all. */
+static int view_panels(view *v)
+{
+    const io_array *a = &v->a;
+    size_t all = a->n * a->c, plane = a->h * a->w, scale = choose_scale(v->scale, a->h, a->w);
+    size_t shown = all < MOST_PANELS ? all : MOST_PANELS, columns = 1;
+    while (columns * columns < shown)
+        columns++;
+    if (a->c <= 8 && a->n > 1)
+        columns = a->c * (8 / a->c < a->n ? 8 / a->c : a->n);
+    else if (shown <= 8)
+        columns = shown;
+    while (!v->scale && scale > 1 && columns * a->w * scale > 8 * VISIBLE)
+        scale--;
+    size_t h = a->h * scale, w = a->w * scale, cell = w < 84 ? 84 : w;
+    size_t rows = (shown + columns - 1) / columns, words = all > 1 ? 12 : 0;
+    range r = find_range(a->v, all * plane, v->map);
+    if (h > LARGEST || w > LARGEST || rows > LARGEST / (h + words + GAP) ||
+        columns > LARGEST / (cell + GAP))
+        return no_room(v->c);
+    size_t wide = columns * (cell + GAP) + GAP;
+    int code = blank(v, rows * (h + words + GAP) + GAP + 16, wide < 200 ? 200 : wide);
+    if (code)
+        return code;
+    for (size_t p = 0; p < shown; p++) {
+        size_t y = GAP + p / columns * (h + words + GAP), x = GAP + p % columns * (cell + GAP);
+        char name[64];
+        di_real rgb[3];
+        panel_name(a, p, name, sizeof name);
+        pic_text(&v->out, y, x, name, cell / 6, 1, WORDS);
+        for (size_t i = 0; i < h; i++)
+            for (size_t j = 0; j < w; j++) {
+                colour(r.map, place(&r, (double)a->v[p * plane + i / scale * a->w + j / scale]),
+                       rgb);
+                dot(&v->out, y + words + i, x + (cell - w) / 2 + j, rgb);
+            }
+    }
+    draw_bar(&v->out, v->out.h - 14, &r);
+    cmd_note(v->c, "%s map, values %.6g to %.6g", map_names[r.map], r.lo, r.hi);
+    if (r.odd)
+        cmd_note(v->c, "%zu of %zu values are NaN or infinite: magenta", r.odd, all * plane);
+    if (shown < all)
+        cmd_note(v->c, "the first %zu of %zu panels: select others with FILE[a:b]", shown, all);
+    return 0;
+}
+
+/* Pictures as they are, in a grid; values outside [-1,1] are clipped. */
+static int view_pictures(view *v)
+{
+    const io_array *a = &v->a;
+    size_t columns = 1, scale = choose_scale(v->scale, a->h, a->w);
+    while (columns < (a->n + columns - 1) / columns)
+        columns++;
+    while (!v->scale && scale > 1 && columns * a->w * scale > 8 * VISIBLE)
+        scale--;
+    range r = find_range(a->v, a->n * a->c * a->h * a->w, MAP_GREY);
+    if (r.lo < -1.5 || r.hi > 1.5)
+        cmd_note(v->c, "values reach from %.4g to %.4g, a picture is clipped to [-1,1]: --map "
+                 "heat shows them all", r.lo, r.hi);
+    if (scale > LARGEST / a->h || scale > LARGEST / a->w ||
+        a->n * a->h * scale > LARGEST / (a->w * scale) ||
+        io_grid(&v->out, a, scale, scale > 1 ? scale : 2))
+        return no_room(v->c);
+    v->out.picture = 1;
+    return 0;
+}
+
+/* ==== Numbers in a row as a graph ======================================================= */
+
+enum { PLOT_W = 512, PLOT_H = 192, PLOT_LEFT = 66 };
+
+static void draw_span(io_array *out, size_t x, double from, double to, const di_real rgb[3])
+{
+    size_t lo = (size_t)(from < to ? from : to), hi = (size_t)(from < to ? to : from);
+    for (size_t y = lo; y <= hi; y++)
+        dot(out, y, x, rgb);
+}
+
+static double height(double x, const range *r, size_t top)
+{
+    double t = r->hi > r->lo ? clip((x - r->lo) / (r->hi - r->lo)) : 0.5;
+    return (double)top + (1 - t) * (PLOT_H - 1);
+}
+
+/* v (m) as a line from `top` down: where a column holds several values, their whole span. */
+static void draw_line(io_array *out, size_t top, const di_real *v, size_t m, const range *r)
+{
+    static const di_real ink[3] = {(di_real)0.9, (di_real)0.7, (di_real)-0.2};
+    double last = -1;
+    for (size_t x = 0; x < PLOT_W; x++) {
+        size_t a = x * m / PLOT_W, b = (x + 1) * m / PLOT_W;
+        for (size_t i = a; i < (b > a ? b : a + 1) && i < m; i++) {
+            double y;
+            if (!(fabs((double)v[i]) < HUGE_VAL)) {
+                last = -1;
+                continue;
+            }
+            y = height((double)v[i], r, top);
+            draw_span(out, PLOT_LEFT + x, last < 0 ? y : last, y, ink);
+            last = y;
+        }
+    }
+}
+
+/* Lines (N,C,1,m), each in a frame of its own, with one scale. */
+static int view_lines(view *v)
+{
+    const io_array *a = &v->a;
+    static const di_real axis[3] = {(di_real)-0.35, (di_real)-0.35, (di_real)-0.35};
+    size_t m = a->h * a->w, all = a->n * a->c, shown = all < 8 ? all : 8, zoom = v->scale;
+    range r = find_range(a->v, all * m, MAP_GREY);
+    int code = blank(v, shown * (PLOT_H + 28) + GAP, PLOT_LEFT + PLOT_W + GAP);
+    for (size_t p = 0; !code && p < shown; p++) {
+        size_t top = GAP + p * (PLOT_H + 28), zero = (size_t)height(0, &r, top);
+        char words[64];
+        for (size_t x = 0; x < PLOT_W; x++) {
+            dot(&v->out, top + PLOT_H, PLOT_LEFT + x, axis);
+            if (r.lo < 0 && r.hi > 0)
+                dot(&v->out, zero, PLOT_LEFT + x, axis);
+        }
+        for (size_t y = 0; y <= PLOT_H; y++)
+            dot(&v->out, top + y, PLOT_LEFT - 1, axis);
+        draw_line(&v->out, top, a->v + p * m, m, &r);
+        snprintf(words, sizeof words, "%9.3g", r.hi);
+        pic_text(&v->out, top, 4, words, 40, 1, WORDS);
+        snprintf(words, sizeof words, "%9.3g", r.lo);
+        pic_text(&v->out, top + PLOT_H - 7, 4, words, 40, 1, WORDS);
+        if (r.lo < 0 && r.hi > 0 && zero > top + 12 && zero + 16 < top + PLOT_H)
+            pic_text(&v->out, zero - 3, 4 + 48, "0", 40, 1, WORDS);
+        pic_text(&v->out, top + PLOT_H + 6, PLOT_LEFT, "0", 40, 1, WORDS);
+        snprintf(words, sizeof words, "%zu", m - 1);
+        pic_text(&v->out, top + PLOT_H + 6, PLOT_LEFT + PLOT_W - 6 * strlen(words), words, 40, 1,
+                 WORDS);
+    }
+    if (!code)
+        cmd_note(v->c, "%zu numbers, %.6g to %.6g", m, r.lo, r.hi);
+    if (!code && r.odd)
+        cmd_note(v->c, "%zu of %zu values are NaN or infinite: left out", r.odd, all * m);
+    if (!code && shown < all)
+        cmd_note(v->c, "the first %zu of %zu lines: select others with FILE[a:b]", shown, all);
+    if (!code && zoom)
+        cmd_note(v->c, "a graph has its own size: --scale has no effect");
+    return code;
+}
+
+/* ==== Views ============================================================================= */
+
+static int view_any(view *v)
+{
+    if (v->map == MAP_NONE && v->a.h == 1 && !v->a.picture)
+        return view_lines(v);
+    if (v->map == MAP_NONE && (v->a.c == 1 || v->a.c == 3))
+        return view_pictures(v);
+    return view_panels(v);
+}
+
+/* The problem whose measurements v->a holds. */
+static int view_problem(view *v, di_problem **p)
+{
+    int y[3] = {(int)v->a.c, (int)v->a.h, (int)v->a.w}, x[3];
+    int code = make_image_shape(v->c->ctx, v->spec, y, x);
+    if (!code)
+        code = make_problem(v->c->ctx, v->spec, x[0], x[1], x[2], p);
+    return code ? code : (int)make_check_measurement(v->c->ctx, *p, "the array", &v->a);
+}
+
+/* Missing pixels hold noise only: they are shown as a chequered grey. */
+static int view_inpaint(view *v)
+{
+    enum { SQUARE = 8 };
+    di_problem *p;
+    size_t n = v->a.c * v->a.h * v->a.w, scale = choose_scale(v->scale, v->a.h, v->a.w);
+    if (v->map != MAP_NONE || (v->a.c != 1 && v->a.c != 3))
+        return view_any(v);
+    int code = view_problem(v, &p);
+    di_real *mask = code ? NULL : malloc(2 * n * sizeof *mask);
+    if (!code && !mask)
+        code = no_room(v->c);
+    for (size_t i = 0; !code && i < n; i++)
+        mask[i] = 1;
+    if (!code)
+        code = di_apply(p, 1, mask, mask + n);
+    io_array big = {0, 0, 0, 0, NULL, 0};
+    if (!code && (scale > LARGEST / (v->a.h * v->a.w) / scale / (v->a.n * 3) ||
+                  io_make(&big, v->a.n, v->a.c, v->a.h * scale, v->a.w * scale)))
+        code = no_room(v->c);
+    for (size_t i = 0; !code && i < big.n * big.c * big.h * big.w; i++) {
+        size_t x = i % big.w, y = i / big.w % big.h, k = i / (big.w * big.h);
+        size_t at = y / scale * v->a.w + x / scale, plane = v->a.h * v->a.w;
+        int dark = (x / SQUARE + y / SQUARE) % 2;
+        big.v[i] = mask[n + k % v->a.c * plane + at] > 0 ? v->a.v[k * plane + at]
+                                                        : (di_real)(dark ? -0.15 : 0.15);
+    }
+    free(mask);
+    if (code)
+        return code;
+    io_free(&v->a);
+    v->a = big;
+    v->scale = 1; /* it is done */
+    return view_any(v);
+}
+
+/* At least as large as the picture that was reduced. */
+static int view_sr(view *v)
+{
+    int factor = atoi(make_get(v->spec, "factor"));
+    size_t scale = choose_scale(v->scale, v->a.h, v->a.w);
+    if (!v->scale)
+        v->scale = scale > (size_t)factor ? scale : (size_t)factor;
+    return view_any(v);
+}
+
+/* How a problem's measurements are shown, if otherwise than any array of their shape. */
+static const struct kind {
+    const char *problem;
+    int (*make)(view *v);
+} kinds[] = {
+    {"inpaint", view_inpaint},
+    {"sr", view_sr},
+};
+
+static int make_view(view *v)
+{
+    const char *problem = v->spec ? v->spec->kind->name : "";
+    if (!v->a.n || !v->a.c || !v->a.h || !v->a.w)
+        return di_fail(v->c->ctx, DI_EINPUT, "the array is empty: there is nothing to see");
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
+        if (!strcmp(kinds[i].problem, problem))
+            return kinds[i].make(v);
+    return view_any(v);
+}
+
+int view_plain(io_array *out, const io_array *a)
+{
+    size_t zoom = choose_scale(0, a->h, a->w);
+    io_array one = *a;
+    if (a->c == 1 || a->c == 3)
+        return pic_grid(out, a);
+    one.n = a->n * a->c;
+    one.c = 1;
+    return io_grid(out, &one, zoom, zoom > 1 ? zoom : 2);
+}
+
+static int view_settings(cmd *c, view *v, const char **in)
+{
+    const char *map = cmd_get(c, "map"), *out;
+    int scale = 0;
+    *in = c->words ? c->word[0] : cmd_get(c, "input");
+    if (!*in)
+        return di_fail(c->ctx, DI_EUSAGE, "view needs a file: diffinv view y.npy -o y.png");
+    if (c->words && cmd_get(c, "input"))
+        return di_fail(c->ctx, DI_EUSAGE, "view shows one file: %s, or -i %s", c->word[0],
+                       cmd_get(c, "input"));
+    int code = settings_put(c, &c->set, "input", *in);
+    *in = cmd_get(c, "input");
+    if (!code)
+        code = cmd_need(c, "output", &out) || cmd_check_output(c, "output", 1) ||
+               input_int(c, "scale", NULL, 1, 4096, &scale);
+    if (code)
+        return c->ctx->status ? (int)c->ctx->status : code;
+    v->scale = (size_t)scale;
+    v->map = MAP_NONE;
+    for (int i = 1; map && i < MAPS; i++)
+        if (!strcmp(strcmp(map, "gray") ? map : "grey", map_names[i]))
+            v->map = i;
+    if (map && v->map == MAP_NONE)
+        return di_fail(c->ctx, DI_EUSAGE, "--map %s: did you mean %s? There are grey, heat, "
+                       "diverging and log", map, di_nearest(map, map_names + 1, MAPS - 1));
+    if (!is_picture_name(out))
+        return di_fail(c->ctx, DI_EUSAGE, "-o %s: a view is a picture: end the name in .png, "
+                       ".ppm or .pgm", out);
+    return 0;
+}
+
+int verb_view(cmd *c)
+{
+    view v;
+    make_spec spec;
+    settings record = {NULL, 0, 0};
+    const char *in;
+    char path[1040] = "";
+    memset(&v, 0, sizeof v);
+    v.c = c;
+    int code = view_settings(c, &v, &in);
+    if (!code)
+        code = measurement_record(c, in, &record, path);
+    if (!code && (record.n || cmd_get(c, "problem"))) {
+        code = input_problem(c, record.n ? &record : NULL, path, &spec);
+        v.spec = &spec;
+    }
+    if (!code)
+        code = input_array(c, in, &v.a);
+    if (!code && (v.a.c > 1 << 16 || v.a.h > 1 << 24 || v.a.w > 1 << 24))
+        code = di_fail(c->ctx, DI_EINPUT, "%s: larger than 65536 a side", in);
+    if (!code)
+        code = make_view(&v);
+    if (!code)
+        code = cmd_write(c, "output", &v.out);
+    settings_free(&record);
+    io_free(&v.a);
+    io_free(&v.out);
+    return code;
+}
