@@ -69,6 +69,8 @@ measured "solve dps" d.png "$D" solve $R -s dps steps="$STEPS" -y y.npy -o d.png
 if [ -z "$WEIGHTS" ]; then
     predicted "peak bytes, sample" -s ddim steps="$STEPS" -n 8
     measured "sample ddim -n 8" s8.png "$D" sample $R -s ddim steps="$STEPS" -n 8 -o s8.png
+    predicted "peak bytes, solve" -s dps steps=2 -p inpaint mask=box:24 -n 8
+    measured "solve dps -n 8" d8.npy "$D" solve $R -s dps steps=2 -y y.npy -n 8 -o d8.npy
     predicted "peak bytes, solve" -s dmplug iters=2 es=no -p inpaint mask=box:24
     measured "solve dmplug" m.png "$D" solve $R -s dmplug iters=2 es=no -y y.npy -o m.png
     predicted "peak bytes, solve" -s ddnm steps=3 -p sr factor=4

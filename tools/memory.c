@@ -69,7 +69,7 @@ static int start_threads(int threads)
 double memory_need(const cmd *c, const weights *w, double work, double arrays)
 {
     /* Pages of the program and of the threads' stacks that only work touches. */
-    const double untouched = 1 << 19, stack = 1 << 16;
+    const double untouched = 3 << 17, stack = 1 << 16;
     int threads = start_threads(c->ctx->threads);
     double missing = w->net && w->head ? (double)di_net_weight_bytes(w->net) : 0;
     return memory_now() + missing + work + arrays + untouched + stack * threads;
