@@ -185,6 +185,8 @@ static int solve_measurement(job *j)
     if (!path)
         return measure_input(j);
     int code = input_array(c, path, &j->y);
+    if (!code)
+        code = input_finite(c, path, &j->y);
     if (code)
         return code;
     const io_array *y = &j->y;
