@@ -866,6 +866,69 @@ static void test_marks(void)
     CHECK(pic_ssim(a, b, 1, S, S) < 0.5);
 }
 
+/* ---- The same bits everywhere ------------------------------------------------------------ */
+
+#ifndef DI_DOUBLE
+static uint32_t map_crc(const di_problem *p)
+{
+    uint32_t crc;
+    fill(u, size3(p->x), 80);
+    fill(v, size3(p->y), 81);
+    fill(theta, p->extra, 82);
+    di_apply(p, 1, u, y);
+    crc = io_crc32(0, y, size3(p->y) * sizeof *y);
+    if (p->vjp) {
+        di_apply_vjp(p, 1, u, v, gx);
+        crc = io_crc32(crc, gx, size3(p->x) * sizeof *gx);
+    }
+    if (p->extra) {
+        p->apply_with(p, u, theta, y);
+        p->vjp_with(p, u, theta, v, gx, gtheta);
+        crc = io_crc32(crc, y, size3(p->y) * sizeof *y);
+        crc = io_crc32(crc, gx, size3(p->x) * sizeof *gx);
+        crc = io_crc32(crc, gtheta, p->extra * sizeof *gtheta);
+    }
+    return crc;
+}
+
+/* Written by gcc on x86-64: any compiler, any number of threads. */
+static void test_bits(void)
+{
+    static const struct { const char *name, *key[3], *value[3]; uint32_t crc; } at[] = {
+        { "motion", { "size", NULL, NULL }, { "31", NULL, NULL }, 0x17a46636 },
+        { "motion", { "size", "kernel", "std" }, { "15", "gaussian", "2" }, 0xeaa80923 },
+        { "nlblur", { "pseed", NULL, NULL }, { "1", NULL, NULL }, 0x2939fd65 },
+        { "blind", { "size", NULL, NULL }, { "32", NULL, NULL }, 0x210e6f07 },
+        { "turbulence", { "size", "kernel", "pseed" }, { "32", "motion", "2" }, 0xed2d5085 },
+        { "hdr", { NULL, NULL, NULL }, { NULL, NULL, NULL }, 0x5fa21a93 },
+        { "colorize", { NULL, NULL, NULL }, { NULL, NULL, NULL }, 0x22309ea5 },
+        { "jpeg", { "quality", NULL, NULL }, { "40", NULL, NULL }, 0x1efd7878 },
+        { "sr", { "kind", NULL, NULL }, { "cut", NULL, NULL }, 0xe121ac3e } };
+    static const struct { const char *kind, *level; uint32_t crc; } noise[] = {
+        { "gaussian", "low", 0x6a42fbcb }, { "poisson", "low", 0xb37b6af8 },
+        { "shot", "high", 0xd9f951e8 },
+        { "speckle", "low", 0x2cc66b01 }, { "impulse", "high", 0x05698516 } };
+    for (size_t k = 0; k < sizeof at / sizeof *at; k++)
+        for (int threads = 1; threads <= 3; threads += 2) {
+            make_spec spec;
+            di_problem *p;
+            in_case("bits of %s, %d threads", at[k].name, threads);
+            di_set_threads(ctx, threads);
+            EQUAL(make_begin(ctx, &spec, at[k].name), DI_OK);
+            for (int i = 0; i < 3 && at[k].key[i]; i++)
+                EQUAL(make_set(ctx, &spec, at[k].key[i], at[k].value[i]), DI_OK);
+            EQUAL(make_problem(ctx, &spec, 3, 32, 48, &p), DI_OK);
+            EQUAL(map_crc(p), at[k].crc);
+        }
+    for (size_t k = 0; k < sizeof noise / sizeof *noise; k++) {
+        double mean, dev;
+        in_case("bits of noise %s", noise[k].kind);
+        noise_of(noise[k].kind, noise[k].level, &mean, &dev, y, 64 * 64);
+        EQUAL(io_crc32(0, y, 64 * 64 * sizeof *y), noise[k].crc);
+    }
+}
+#endif
+
 static void test_refusals(void)
 {
     static di_real k[64 * 64];
@@ -915,6 +978,9 @@ int main(int argc, char **argv)
     test_mask_draws();
     test_marks();
     test_refusals();
+#ifndef DI_DOUBLE
+    test_bits();
+#endif
     di_close(ctx);
     return finish();
 }
