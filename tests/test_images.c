@@ -171,6 +171,38 @@ static void test_directions(void)
     test_direction(p, 1, 55, 180);
 }
 
+/* y is linear in K too: <v, A(x) K2> = sum K2 gK for any other kernel K2, with the gradient
+   gK = glogits/K + <v, A(x) K> had at K. */
+static void test_kernel_adjoint(void)
+{
+    enum { KH = 6, KW = 5, K = KH * KW, H = 11, W = 14, D = 2 * H * W };
+    di_real x[D], at[D], out[D], logit[2][K], g[K];
+    double soft[2][K], value[2] = { 0, 0 }, right = 0, size = 0;
+    di_problem *p;
+    in_case("adjoint in the kernel");
+    EQUAL(di_problem_blind(ctx, 2, H, W, KH, KW, kernel(KH, KW, 0), &p), DI_OK);
+    fill(x, D, 64);
+    fill(at, D, 65);
+    for (int k = 0; k < 2; k++) {
+        double sum = 0;
+        fill(logit[k], K, 66 + (unsigned)k);
+        for (int i = 0; i < K; i++)
+            sum += soft[k][i] = exp(logit[k][i]);
+        for (int i = 0; i < K; i++)
+            soft[k][i] /= sum;
+        p->apply_with(p, x, logit[k], out);
+        for (int i = 0; i < D; i++)
+            value[k] += (double)at[i] * out[i];
+        for (int i = 0; i < D; i++)
+            size += fabs((double)at[i] * out[i]);
+    }
+    p->vjp_with(p, x, logit[0], at, NULL, g);
+    for (int i = 0; i < K; i++)
+        right += soft[1][i] * (g[i] / soft[0][i] + value[0]);
+    NEAR(value[1], right, BOUND(1e-6, 1e-14) * size);
+    figure(where, fabs(value[1] - right) / size);
+}
+
 /* ---- The official programs' numbers (tests/vectors/README.md) ---------------------------- */
 
 static int load(const char *name, io_array *a)
@@ -320,7 +352,6 @@ static void test_official_hidden(void)
             EQUAL(di_problem_blind(ctx, 3, N, N, K, K, truth, &p), DI_OK);
         p->apply_with(p, u, theta, y);
         p->vjp_with(p, u, theta, v, gx, gtheta);
-        /* The program's positions pass through float: 2e-5 of a pixel there. */
         agrees(k ? "op_turb.y" : "op_blind.y", y, 3 * N * N, 2e-6, 1e-12);
         agrees(k ? "op_turb.gx" : "op_blind.gx", gx, 3 * N * N, 2e-6, 1e-12);
         agrees(k ? "op_turb.gtheta" : "op_blind.gtheta", gtheta, p->extra, 2e-6, 1e-12);
@@ -960,6 +991,7 @@ int main(int argc, char **argv)
     EQUAL(di_open(&ctx, NULL, NULL), DI_OK);
     test_adjoints();
     test_directions();
+    test_kernel_adjoint();
     test_official();
     test_official_hidden();
     test_orientation();
