@@ -95,7 +95,8 @@ demo: diffinv
 # Tests run in both builds; waiting threads sleep, so a busy machine does not stall them.
 T       = $(B)/tests
 D       = build/double/tests
-TESTS   = ops fft problems solvers net hostile mo dmplug cps alloc
+TESTS   = ops fft problems images solvers net hostile mo dmplug cps alloc
+MAKERS  = io picture $(patsubst tools/%.c,%,$(wildcard tools/make*.c))
 FUZZ    = weights png npy pnm settings state
 TOOL_C  = $(filter-out tools/bench.c tools/main.c,$(wildcard tools/*.c))
 RENAMED = -Dmalloc=test_malloc -Dcalloc=test_calloc -Drealloc=test_realloc
@@ -104,8 +105,9 @@ test: all
 	@$(MAKE) --no-print-directory DOUBLE=1 diffinv-double libdiffinv-double.a
 	@mkdir -p $(T) $(D)
 	for t in $(TESTS); do \
-	  $(CHECK) $(DEFS) -o $(T)/$$t tests/test_$$t.c tools/io.c libdiffinv.a -lm && \
-	  $(CHECK) $(DEFS) -DDI_DOUBLE -o $(D)/$$t tests/test_$$t.c tools/io.c libdiffinv-double.a -lm || exit 1; done
+	  $(CHECK) $(DEFS) -o $(T)/$$t tests/test_$$t.c $(patsubst %,$(B)/tools_%.o,$(MAKERS)) libdiffinv.a -lm && \
+	  $(CHECK) $(DEFS) -DDI_DOUBLE -o $(D)/$$t tests/test_$$t.c $(patsubst %,build/double/tools_%.o,$(MAKERS)) \
+	    libdiffinv-double.a -lm || exit 1; done
 	$(CHECK) -o $(T)/io tests/test_io.c tools/io.c tools/picture.c -lm
 	$(CHECK) -Wno-missing-prototypes -Dmain=diffinv_main -c -o $(T)/main.o tools/main.c
 	for t in $(patsubst tools/%.c,%,$(TOOL_C)); do \
@@ -121,6 +123,7 @@ test: all
 	  'hostile inputs=$(T)/fuzz $(foreach t,$(FUZZ),$(t) $(wildcard tests/fuzz/$(t)/*))' \
 	  'bits=sh tests/test_bits.sh $(T)/hash $(D)/hash' 'build=sh tests/test_build.sh' \
 	  'converter=python3 tests/test_convert.py' 'command=sh tests/test_cli.sh ./diffinv' \
+	  'command, images=sh tests/test_cli_images.sh ./diffinv' \
 	  'memory=sh tests/test_memory.sh ./diffinv' \
 	  'ends of files=sh tests/test_files.sh ./diffinv'
 

@@ -111,6 +111,8 @@ di_status di_apply(const di_problem *p, size_t n, const di_real *x, di_real *y)
 di_status di_apply_vjp(const di_problem *p, size_t n, const di_real *x, const di_real *v,
                        di_real *gx)
 {
+    if (!p->vjp)
+        return di_fail(p->ctx, DI_EUSAGE, "problem %s has no derivative", p->name);
     if (p->vjp_many && n > 1)
         p->vjp_many(p, n, x, v, gx);
     for (size_t i = 0; i < n && !(p->vjp_many && n > 1); i++)
@@ -462,8 +464,16 @@ static int fold_reflect(int j, int n) /* d c b | a b c d | c b a */
 
 /* ---- super-resolution ---- */
 
-/* Keys' cubic, a = -1/2, stretched by the factor, |j - c| < 2s, symmetric border: the Resizer
-   of DPS, DAPS and DMPlug. */
+static double keys(double t) /* Keys' cubic, a = -1/2 */
+{
+    t = fabs(t);
+    if (t <= 1)
+        return (1.5 * t - 2.5) * t * t + 1;
+    return t < 2 ? ((-0.5 * t + 2.5) * t - 4) * t + 2 : 0;
+}
+
+/* The cubic stretched by the factor, |j - c| < 2s, symmetric border: the Resizer of DPS, DAPS
+   and DMPlug. */
 static void bicubic_map(double *d, int rows, int cols, const void *arg)
 {
     int s = *(const int *)arg;
@@ -471,15 +481,32 @@ static void bicubic_map(double *d, int rows, int cols, const void *arg)
         double c = s * i + (s - 1) / 2.0, sum = 0;
         for (int pass = 0; pass < 2; pass++)
             for (int j = (int)ceil(c - 2 * s); j <= (int)floor(c + 2 * s); j++) {
-                double t = fabs(j - c) / s, k = 0;
-                if (t <= 1)
-                    k = (1.5 * t - 2.5) * t * t + 1;
-                else if (t < 2)
-                    k = ((-0.5 * t + 2.5) * t - 4) * t + 2;
+                double k = keys((j - c) / s);
                 if (!pass)
                     sum += k;
                 else
                     d[(size_t)i * cols + fold_symmetric(j, cols)] += k / sum;
+            }
+    }
+}
+
+/* The same kernel cut off at the border, where the rest is normalized: torchvision's bicubic
+   resize with antialias, of InverseBench and CPS. Inside the image the same rows. */
+static void cut_map(double *d, int rows, int cols, const void *arg)
+{
+    int s = *(const int *)arg;
+    for (int i = 0; i < rows; i++) {
+        double c = s * (i + 0.5), sum = 0;
+        int lo = (int)floor(c - 2 * s + 0.5), hi = (int)floor(c + 2 * s + 0.5);
+        lo = lo < 0 ? 0 : lo;
+        hi = hi > cols ? cols : hi;
+        for (int pass = 0; pass < 2; pass++)
+            for (int j = lo; j < hi; j++) {
+                double k = keys((j + 0.5 - c) / s);
+                if (!pass)
+                    sum += k;
+                else
+                    d[(size_t)i * cols + j] = k / sum;
             }
     }
 }
@@ -500,7 +527,8 @@ di_status di_problem_sr(di_ctx *ctx, int c, int h, int w, int factor, int kind, 
         return di_fail(ctx, DI_EUSAGE, "sr: factor=%d must be 2..64 and divide the image size "
                        "%dx%d", factor, h, w);
     return separable_new(ctx, "sr", x, h / factor, w / factor,
-                         kind == DI_SR_MEAN ? mean_map : bicubic_map, &factor, p);
+                         kind == DI_SR_MEAN ? mean_map : kind == DI_SR_CUT ? cut_map
+                         : bicubic_map, &factor, p);
 }
 
 /* ---- Gaussian blur, reflect-101 border: the 2-D kernel is an outer product ---- */
@@ -695,7 +723,811 @@ di_status di_problem_matrix(di_ctx *ctx, int c, int h, int w, int m, const di_re
     return DI_OK;
 }
 
-/* ---- SVD A = U S V^T, for the kinds of problems that have one ---- */
+/* ==== 2b. Blur with any kernel ===============================================================
+   y[r][q] = sum_ij K[i][j] x[r+i-top][q+j-left] for each channel: a correlation, the kernel is
+   not flipped. top = (kh-1)/2 and left = (kw-1)/2 pixels come before the image, kh/2 and kw/2
+   after it, so a kernel of odd sides is centred and an even one sits as PyTorch's
+   padding='same' puts it. There x is its mirror image without the edge pixel (reflect-101), or
+   0.
+
+   Taps of 0 are skipped. An output is one sum of its kernel rows' sums, each ascending. */
+
+#ifdef _OPENMP
+#define DI_PRAGMA(x) _Pragma(#x)
+#define PARALLEL_FOR(threads) \
+    DI_PRAGMA(omp parallel for num_threads(threads) if ((threads) > 1))
+#else
+#define PARALLEL_FOR(threads) (void)(threads);
+#endif
+
+enum { TILE = 16 };
+
+typedef struct stencil {
+    int h, w, kh, kw, border;
+    int top, left;
+    int rows[2], cols[2];     /* taps lie in rows [rows[0], rows[1]), and so in columns */
+    int *start, *col;         /* row i has taps [start[i], start[i+1]), at these columns */
+    di_real *weight;
+    size_t stride, vstride;
+    di_real *pad;             /* image with its border (h+kh-1,stride), zeros right of it */
+    di_real *vpad;            /* v with kh-1, kw-1 zeros around it (h+2kh-2,vstride) */
+    di_real *spread;          /* (h+kh-1,stride) A^T v before the border is folded back */
+} stencil;
+
+/* kernel (kh,kw), any values */
+static void stencil_set(stencil *s, const di_real *kernel)
+{
+    int n = 0;
+    s->rows[0] = s->kh;
+    s->cols[0] = s->kw;
+    s->rows[1] = s->cols[1] = 0;
+    for (int i = 0; i < s->kh; i++) {
+        for (int j = 0; j < s->kw; j++) {
+            if (kernel[i * s->kw + j] == 0)
+                continue;
+            s->col[n] = j;
+            s->weight[n++] = kernel[i * s->kw + j];
+            s->rows[0] = i < s->rows[0] ? i : s->rows[0];
+            s->rows[1] = i + 1;
+            s->cols[0] = j < s->cols[0] ? j : s->cols[0];
+            s->cols[1] = j + 1 > s->cols[1] ? j + 1 : s->cols[1];
+        }
+        s->start[i + 1] = n;
+    }
+}
+
+/* kernel NULL: to be set later */
+static di_status stencil_new(di_ctx *ctx, const char *name, stencil *s, int h, int w, int kh,
+                             int kw, const di_real *kernel, int border)
+{
+    if (kh < 1 || kw < 1 || kh > h || kw > w)
+        return di_fail(ctx, DI_EINPUT, "%s: a kernel of %dx%d does not fit the image of %dx%d: "
+                       "give a kernel of at most the image's size", name, kh, kw, h, w);
+    for (size_t i = 0; kernel && i < (size_t)kh * kw; i++)
+        if (!(fabs(kernel[i]) < HUGE_VAL))
+            return di_fail(ctx, DI_EINPUT, "%s: the kernel holds NaN or infinity at row %d, "
+                           "column %d", name, (int)(i / kw), (int)(i % kw));
+    s->h = h;
+    s->w = w;
+    s->kh = kh;
+    s->kw = kw;
+    s->border = border;
+    s->top = (kh - 1) / 2;
+    s->left = (kw - 1) / 2;
+    s->stride = (size_t)w + kw + 2 * TILE;
+    s->vstride = (size_t)w + 2 * kw + 2 * TILE;
+    s->start = di_new(ctx, (size_t)kh + 1, sizeof(int));
+    s->col = di_new(ctx, (size_t)kh * kw, sizeof(int));
+    s->weight = di_new(ctx, (size_t)kh * kw, sizeof(di_real));
+    s->pad = di_new(ctx, ((size_t)h + kh) * s->stride, sizeof(di_real));
+    s->vpad = di_new(ctx, ((size_t)h + 2 * kh) * s->vstride, sizeof(di_real));
+    s->spread = di_new(ctx, ((size_t)h + kh) * s->stride, sizeof(di_real));
+    if (!s->start || !s->col || !s->weight || !s->pad || !s->vpad || !s->spread)
+        return DI_EMEMORY;
+    if (kernel)
+        stencil_set(s, kernel);
+    return DI_OK;
+}
+
+/* Four neighbours at once, which compilers keep in one register. */
+typedef struct quad {
+    di_real v[4];
+} quad;
+
+static inline quad quad_add(quad a, di_real w, const di_real *x)
+{
+    for (int l = 0; l < 4; l++)
+        a.v[l] += w * x[l];
+    return a;
+}
+
+/* out[l] = sum_ij K[i][j] at[sign (i stride + j) + l], l < n <= TILE; reads TILE values. */
+static void stencil_sum(const stencil *s, const di_real *at, size_t stride, int sign, int n,
+                        di_real *out)
+{
+    di_real sum[TILE] = { 0 };
+    for (int i = s->rows[0]; i < s->rows[1]; i++) {
+        const di_real *row = sign > 0 ? at + i * stride : at - i * stride;
+        quad a = { { 0 } }, b = a, c = a, d = a;
+        for (int t = s->start[i]; t < s->start[i + 1]; t++) {
+            const di_real weight = s->weight[t], *x = row + sign * s->col[t];
+            a = quad_add(a, weight, x);
+            b = quad_add(b, weight, x + 4);
+            c = quad_add(c, weight, x + 8);
+            d = quad_add(d, weight, x + 12);
+        }
+        for (int l = 0; l < 4; l++) {
+            sum[l] += a.v[l];
+            sum[4 + l] += b.v[l];
+            sum[8 + l] += c.v[l];
+            sum[12 + l] += d.v[l];
+        }
+    }
+    memcpy(out, sum, (size_t)n * sizeof *out);
+}
+
+/* The pixel that lies at row or column i of the border's outside, or -1: zero. */
+static int beyond(int border, int i, int n)
+{
+    return border == DI_BORDER_REFLECT ? fold_reflect(i, n) : i >= 0 && i < n ? i : -1;
+}
+
+/* s->pad = x (h,w) with its border */
+static void stencil_pad(const stencil *s, const di_real *x)
+{
+    for (int a = 0; a < s->h + s->kh - 1; a++) {
+        int r = beyond(s->border, a - s->top, s->h);
+        for (int b = 0; b < s->w + s->kw - 1; b++) {
+            int q = beyond(s->border, b - s->left, s->w);
+            s->pad[a * s->stride + b] = r < 0 || q < 0 ? 0 : x[(size_t)r * s->w + q];
+        }
+    }
+}
+
+/* y (h,w) = K x (h,w) */
+static void stencil_apply(di_ctx *ctx, const stencil *s, const di_real *x, di_real *y)
+{
+    stencil_pad(s, x);
+    PARALLEL_FOR(ctx->threads)
+    for (int r = 0; r < s->h; r++)
+        for (int q = 0; q < s->w; q += TILE)
+            stencil_sum(s, s->pad + r * s->stride + q, s->stride, 1,
+                        s->w - q < TILE ? s->w - q : TILE, y + (size_t)r * s->w + q);
+}
+
+/* gx (h,w) = K^T v: spread[a][b] = sum_ij K[i][j] v[a-i][b-j], then what fell on the border
+   goes to the pixels that the border is made of. */
+static void stencil_vjp(di_ctx *ctx, const stencil *s, const di_real *v, di_real *gx)
+{
+    int reflect = s->border == DI_BORDER_REFLECT;
+    int a0 = reflect ? s->rows[0] : s->top, a1 = reflect ? s->h - 1 + s->rows[1]
+                                                         : s->top + s->h;
+    int b0 = reflect ? s->cols[0] : s->left, b1 = reflect ? s->w - 1 + s->cols[1]
+                                                          : s->left + s->w;
+    for (int r = 0; r < s->h; r++)
+        memcpy(s->vpad + ((size_t)r + s->kh - 1) * s->vstride + s->kw - 1,
+               v + (size_t)r * s->w, (size_t)s->w * sizeof *v);
+    PARALLEL_FOR(ctx->threads)
+    for (int a = a0; a < a1; a++)
+        for (int b = b0; b < b1; b += TILE)
+            stencil_sum(s, s->vpad + ((size_t)a + s->kh - 1) * s->vstride + b + s->kw - 1,
+                        s->vstride, -1, b1 - b < TILE ? b1 - b : TILE,
+                        s->spread + a * s->stride + b);
+    memset(gx, 0, (size_t)s->h * s->w * sizeof *gx);
+    for (int a = a0; a < a1; a++) {
+        int r = beyond(s->border, a - s->top, s->h);
+        for (int b = b0; b < b1; b++) {
+            int q = beyond(s->border, b - s->left, s->w);
+            gx[(size_t)r * s->w + q] += s->spread[a * s->stride + b];
+        }
+    }
+}
+
+/* gk (kh,kw) += dK^T v: gk[i][j] += sum_rq v[r][q] x[r+i-top][q+j-left], x (h,w). The sum of a
+   row of v is taken in di_real, the sum of rows in double. */
+static void stencil_kernel_vjp(di_ctx *ctx, const stencil *s, const di_real *x,
+                               const di_real *v, double *gk)
+{
+    stencil_pad(s, x);
+    PARALLEL_FOR(ctx->threads)
+    for (int i = 0; i < s->kh; i++)
+        for (int j = 0; j < s->kw; j += TILE)
+            for (int r = 0; r < s->h; r++) {
+                const di_real *at = s->pad + (size_t)(r + i) * s->stride + j;
+                const di_real *vr = v + (size_t)r * s->w;
+                quad part[4] = { { { 0 } } }, a = part[0], b = a, c = a, d = a;
+                for (int q = 0; q < s->w; q++, at++) {
+                    a = quad_add(a, vr[q], at);
+                    b = quad_add(b, vr[q], at + 4);
+                    c = quad_add(c, vr[q], at + 8);
+                    d = quad_add(d, vr[q], at + 12);
+                }
+                part[0] = a;
+                part[1] = b;
+                part[2] = c;
+                part[3] = d;
+                for (int l = 0; l < TILE && j + l < s->kw; l++)
+                    gk[i * s->kw + j + l] += part[l / 4].v[l % 4];
+            }
+}
+
+typedef struct blur {
+    di_problem p;
+    stencil k;
+    di_real *work; /* (h,w) */
+} blur;
+
+static void blur_apply(const di_problem *p, const di_real *x, di_real *y)
+{
+    const blur *q = p->self;
+    size_t plane = (size_t)p->x[1] * p->x[2];
+    for (int c = 0; c < p->x[0]; c++)
+        stencil_apply(p->ctx, &q->k, x + c * plane, y + c * plane);
+}
+
+static void blur_vjp(const di_problem *p, const di_real *x, const di_real *v, di_real *gx)
+{
+    const blur *q = p->self;
+    size_t plane = (size_t)p->x[1] * p->x[2];
+    (void)x;
+    for (int c = 0; c < p->x[0]; c++)
+        stencil_vjp(p->ctx, &q->k, v + c * plane, gx + c * plane);
+}
+
+static di_status blur_new(di_ctx *ctx, const char *name, int c, int h, int w, int kh, int kw,
+                          const di_real *kernel, int border, blur **q)
+{
+    *q = problem_new(ctx, sizeof **q, name, c, h, w);
+    if (!*q)
+        return ctx->status;
+    (*q)->p.apply = blur_apply;
+    (*q)->p.vjp = blur_vjp;
+    return stencil_new(ctx, name, &(*q)->k, h, w, kh, kw, kernel, border);
+}
+
+di_status di_problem_blur(di_ctx *ctx, int c, int h, int w, int kh, int kw,
+                          const di_real *kernel, int border, di_problem **p)
+{
+    blur *q;
+    di_status s = blur_new(ctx, "blur", c, h, w, kh, kw, kernel, border, &q);
+    *p = s ? NULL : &q->p;
+    return s;
+}
+
+/* ---- nonlinear blur: y = 2 (K p^2.2)^(1/2.2) - 1, p = clip((x+1)/2, 0.01, 1) ----
+   What a lens does to light, seen through the encoding of a picture file. Ours: the programs'
+   nonlinear blur is a network of 23 million weights. The clip keeps p^1.2 and its inverse
+   finite. */
+
+static const double GAMMA = 2.2, DARKEST = 0.01;
+
+static double power(double x, double e) { return di_exp(e * di_log(x)); }
+
+static double light_of(di_real x)
+{
+    double p = (x + 1.0) / 2;
+    return p < DARKEST ? DARKEST : p > 1 ? 1 : p;
+}
+
+static void nlblur_apply(const di_problem *p, const di_real *x, di_real *y)
+{
+    const blur *q = p->self;
+    size_t plane = (size_t)p->x[1] * p->x[2];
+    for (size_t c = 0; c < (size_t)p->x[0]; c++) {
+        for (size_t i = 0; i < plane; i++)
+            q->work[i] = (di_real)power(light_of(x[c * plane + i]), GAMMA);
+        stencil_apply(p->ctx, &q->k, q->work, y + c * plane);
+        for (size_t i = c * plane; i < (c + 1) * plane; i++)
+            y[i] = (di_real)(2 * power(y[i], 1 / GAMMA) - 1);
+    }
+}
+
+/* gx = [0.01 <= (x+1)/2 <= 1] p^1.2 K^T (s^(-1.2/2.2) v), s = K p^2.2: the factors 1/2, 2.2, 2
+   and 1/2.2 cancel. */
+static void nlblur_vjp(const di_problem *p, const di_real *x, const di_real *v, di_real *gx)
+{
+    const blur *q = p->self;
+    size_t plane = (size_t)p->x[1] * p->x[2];
+    for (size_t c = 0; c < (size_t)p->x[0]; c++) {
+        di_real *g = gx + c * plane;
+        for (size_t i = 0; i < plane; i++)
+            q->work[i] = (di_real)power(light_of(x[c * plane + i]), GAMMA);
+        stencil_apply(p->ctx, &q->k, q->work, g);
+        for (size_t i = 0; i < plane; i++)
+            q->work[i] = (di_real)(power(g[i], 1 / GAMMA - 1) * v[c * plane + i]);
+        stencil_vjp(p->ctx, &q->k, q->work, g);
+        for (size_t i = 0; i < plane; i++) {
+            double light = (x[c * plane + i] + 1.0) / 2;
+            g[i] = light < DARKEST || light > 1 ? 0
+                   : (di_real)(power(light, GAMMA - 1) * g[i]);
+        }
+    }
+}
+
+/* The kernel must not be negative and not all zero: light adds up. */
+static di_status check_kernel(di_ctx *ctx, const char *name, int kh, int kw,
+                              const di_real *kernel)
+{
+    double sum = 0;
+    for (size_t i = 0; i < (size_t)kh * kw; i++) {
+        if (kernel[i] < 0)
+            return di_fail(ctx, DI_EINPUT, "%s: the kernel holds %g at row %d, column %d; a "
+                           "blur kernel is not negative", name, (double)kernel[i],
+                           (int)(i / kw), (int)(i % kw));
+        sum += kernel[i];
+    }
+    return sum == 0 ? di_fail(ctx, DI_EINPUT, "%s: the kernel is all zero", name) : DI_OK;
+}
+
+di_status di_problem_nlblur(di_ctx *ctx, int c, int h, int w, int kh, int kw,
+                            const di_real *kernel, di_problem **p)
+{
+    blur *q;
+    *p = NULL;
+    di_status s = blur_new(ctx, "nlblur", c, h, w, kh, kw, kernel, DI_BORDER_REFLECT, &q);
+    if (!s)
+        s = check_kernel(ctx, "nlblur", kh, kw, kernel);
+    if (s)
+        return s;
+    q->p.linear = 0;
+    q->p.apply = nlblur_apply;
+    q->p.vjp = nlblur_vjp;
+    q->work = di_new(ctx, (size_t)h * w, sizeof *q->work);
+    *p = q->work ? &q->p : NULL;
+    return ctx->status;
+}
+
+/* ==== 2c. Blurs that are not known: blind deblurring and turbulence ==========================
+   DMPlug's (arXiv 2405.16749): y = K T(x), K a blur with zeros outside the image, T the
+   identity or a tilt, which moves every pixel: (T x)[r][q] = x at row r + t1[r][q], column
+   q + t0[r][q], bilinear between the four pixels around, 0 outside.
+
+   theta = (logits of K (kh*kw), then for turbulence the tilt (2,h,w) in pixels, t0 first);
+   K = softmax(logits). Positions and weights are double; the program's pass through float32
+   coordinates in [-1,1], which alone makes it differ by 4e-6 at 64x64, more at larger sizes. */
+
+typedef struct hidden {
+    di_problem p;
+    stencil truth, guess;
+    const di_real *tilt;   /* the true one (2,h,w), or NULL: blind */
+    int tilted;
+    double *gk;            /* (2, kh*kw) gradient of K, softmax */
+    di_real *kernel;       /* (kh*kw) */
+    di_real *moved, *back; /* (h,w) */
+} hidden;
+
+/* Where pixel i comes from: pixel (*r, *q) and the three after it by the fractions fy, fx. 0 if
+   all four are outside. */
+static int tilt_from(const di_real *tilt, int h, int w, size_t i, int *r, int *q, double *fy,
+                     double *fx)
+{
+    double x = (double)(i % w) + tilt[i], y = (double)(i / w) + tilt[(size_t)h * w + i];
+    if (!(y > -1 && y < h && x > -1 && x < w))
+        return 0;
+    *r = (int)floor(y);
+    *q = (int)floor(x);
+    *fy = y - *r;
+    *fx = x - *q;
+    return 1;
+}
+
+static double pixel(const di_real *x, int h, int w, int r, int q)
+{
+    return r >= 0 && r < h && q >= 0 && q < w ? x[(size_t)r * w + q] : 0;
+}
+
+/* y (h,w) = T x (h,w), tilt (2,h,w) */
+static void tilt_apply(const di_real *tilt, int h, int w, const di_real *x, di_real *y)
+{
+    for (size_t i = 0; i < (size_t)h * w; i++) {
+        int r, q;
+        double fy, fx;
+        y[i] = 0;
+        if (tilt_from(tilt, h, w, i, &r, &q, &fy, &fx))
+            y[i] = (di_real)((1 - fy) * ((1 - fx) * pixel(x, h, w, r, q)
+                                         + fx * pixel(x, h, w, r, q + 1))
+                             + fy * ((1 - fx) * pixel(x, h, w, r + 1, q)
+                                     + fx * pixel(x, h, w, r + 1, q + 1)));
+    }
+}
+
+/* gx (h,w) = T^T v: v goes to the four pixels with their weights. */
+static void tilt_vjp(const di_real *tilt, int h, int w, const di_real *v, di_real *gx)
+{
+    memset(gx, 0, (size_t)h * w * sizeof *gx);
+    for (size_t i = 0; i < (size_t)h * w; i++) {
+        int r, q;
+        double fy, fx;
+        if (!tilt_from(tilt, h, w, i, &r, &q, &fy, &fx))
+            continue;
+        for (int k = 0; k < 4; k++) {
+            int a = r + k / 2, b = q + k % 2;
+            if (a >= 0 && a < h && b >= 0 && b < w)
+                gx[(size_t)a * w + b] += (di_real)((k / 2 ? fy : 1 - fy)
+                                                   * (k % 2 ? fx : 1 - fx) * v[i]);
+        }
+    }
+}
+
+/* gt (2,h,w) += dT^T v: gt0 = v ((1-fy)(x01-x00) + fy (x11-x10)), gt1 the same across. At a
+   whole tilt, where the derivative jumps, that of the pixel after (floor), as PyTorch. */
+static void tilt_field_vjp(const di_real *tilt, int h, int w, const di_real *x,
+                           const di_real *v, di_real *gt)
+{
+    size_t plane = (size_t)h * w;
+    for (size_t i = 0; i < plane; i++) {
+        int r, q;
+        double fy, fx;
+        if (!tilt_from(tilt, h, w, i, &r, &q, &fy, &fx))
+            continue;
+        double x00 = pixel(x, h, w, r, q), x01 = pixel(x, h, w, r, q + 1);
+        double x10 = pixel(x, h, w, r + 1, q), x11 = pixel(x, h, w, r + 1, q + 1);
+        gt[i] += (di_real)(v[i] * ((1 - fy) * (x01 - x00) + fy * (x11 - x10)));
+        gt[plane + i] += (di_real)(v[i] * ((1 - fx) * (x10 - x00) + fx * (x11 - x01)));
+    }
+}
+
+static void hidden_forward(const di_problem *p, const stencil *k, const di_real *tilt,
+                           const di_real *x, di_real *y)
+{
+    const hidden *q = p->self;
+    size_t plane = (size_t)p->x[1] * p->x[2];
+    for (int c = 0; c < p->x[0]; c++) {
+        if (tilt)
+            tilt_apply(tilt, p->x[1], p->x[2], x + c * plane, q->moved);
+        stencil_apply(p->ctx, k, tilt ? q->moved : x + c * plane, y + c * plane);
+    }
+}
+
+/* gx = T^T K^T v */
+static void hidden_back(const di_problem *p, const stencil *k, const di_real *tilt,
+                        const di_real *v, di_real *gx)
+{
+    const hidden *q = p->self;
+    size_t plane = (size_t)p->x[1] * p->x[2];
+    for (int c = 0; c < p->x[0]; c++) {
+        stencil_vjp(p->ctx, k, v + c * plane, tilt ? q->back : gx + c * plane);
+        if (tilt)
+            tilt_vjp(tilt, p->x[1], p->x[2], q->back, gx + c * plane);
+    }
+}
+
+static void hidden_apply(const di_problem *p, const di_real *x, di_real *y)
+{
+    const hidden *q = p->self;
+    hidden_forward(p, &q->truth, q->tilt, x, y);
+}
+
+static void hidden_vjp(const di_problem *p, const di_real *x, const di_real *v, di_real *gx)
+{
+    const hidden *q = p->self;
+    (void)x;
+    hidden_back(p, &q->truth, q->tilt, v, gx);
+}
+
+/* Sets the guessed kernel and returns its tilt, or NULL. */
+static const di_real *hidden_set(hidden *q, const di_real *theta)
+{
+    size_t n = (size_t)q->guess.kh * q->guess.kw;
+    double *soft = q->gk + n, most = theta[0], sum = 0;
+    for (size_t i = 1; i < n; i++)
+        most = theta[i] > most ? theta[i] : most;
+    for (size_t i = 0; i < n; i++)
+        sum += soft[i] = di_exp(theta[i] - most);
+    for (size_t i = 0; i < n; i++) {
+        soft[i] /= sum;
+        q->kernel[i] = (di_real)soft[i];
+    }
+    stencil_set(&q->guess, q->kernel);
+    return q->tilted ? theta + n : NULL;
+}
+
+static void hidden_apply_with(const di_problem *p, const di_real *x, const di_real *theta,
+                              di_real *y)
+{
+    hidden *q = p->self;
+    const di_real *tilt = hidden_set(q, theta);
+    hidden_forward(p, &q->guess, tilt, x, y);
+}
+
+/* glogits = k (gK - sum k gK), gK = sum over channels of dK^T v; gtilt = dT^T K^T v. */
+static void hidden_vjp_with(const di_problem *p, const di_real *x, const di_real *theta,
+                            const di_real *v, di_real *gx, di_real *gtheta)
+{
+    hidden *q = p->self;
+    int h = p->x[1], w = p->x[2];
+    size_t n = (size_t)q->guess.kh * q->guess.kw, plane = (size_t)h * w;
+    const di_real *tilt = hidden_set(q, theta);
+    double *soft = q->gk + n, mean = 0;
+    if (gx)
+        hidden_back(p, &q->guess, tilt, v, gx);
+    if (!gtheta)
+        return;
+    memset(q->gk, 0, n * sizeof *q->gk);
+    memset(gtheta, 0, p->extra * sizeof *gtheta);
+    for (int c = 0; c < p->x[0]; c++) {
+        const di_real *xc = x + c * plane, *vc = v + c * plane;
+        if (tilt)
+            tilt_apply(tilt, h, w, xc, q->moved);
+        stencil_kernel_vjp(p->ctx, &q->guess, tilt ? q->moved : xc, vc, q->gk);
+        if (!tilt)
+            continue;
+        stencil_vjp(p->ctx, &q->guess, vc, q->back);
+        tilt_field_vjp(tilt, h, w, xc, q->back, gtheta + n);
+    }
+    for (size_t i = 0; i < n; i++)
+        mean += soft[i] * q->gk[i];
+    for (size_t i = 0; i < n; i++)
+        gtheta[i] = (di_real)(soft[i] * (q->gk[i] - mean));
+}
+
+static di_status hidden_new(di_ctx *ctx, const char *name, int c, int h, int w, int kh, int kw,
+                            const di_real *kernel, const di_real *tilt, di_problem **p)
+{
+    *p = NULL;
+    hidden *q = problem_new(ctx, sizeof *q, name, c, h, w);
+    if (!q || stencil_new(ctx, name, &q->truth, h, w, kh, kw, kernel, DI_BORDER_ZERO)
+        || stencil_new(ctx, name, &q->guess, h, w, kh, kw, NULL, DI_BORDER_ZERO)
+        || check_kernel(ctx, name, kh, kw, kernel))
+        return ctx->status;
+    size_t n = (size_t)kh * kw, plane = (size_t)h * w;
+    di_real *own = di_new(ctx, 2 * plane, sizeof *own);
+    q->gk = di_new(ctx, 2 * n, sizeof *q->gk);
+    q->kernel = di_new(ctx, n, sizeof *q->kernel);
+    q->moved = di_new(ctx, plane, sizeof *q->moved);
+    q->back = di_new(ctx, plane, sizeof *q->back);
+    if (!own || !q->gk || !q->kernel || !q->moved || !q->back)
+        return DI_EMEMORY;
+    for (size_t i = 0; tilt && i < 2 * plane; i++) {
+        if (!(fabs(tilt[i]) < HUGE_VAL))
+            return di_fail(ctx, DI_EINPUT, "%s: the tilt holds NaN or infinity at row %d, "
+                           "column %d", name, (int)(i % plane / w), (int)(i % w));
+        own[i] = tilt[i];
+    }
+    q->tilted = tilt != NULL;
+    q->tilt = tilt ? own : NULL;
+    q->p.apply = hidden_apply;
+    q->p.vjp = hidden_vjp;
+    q->p.extra = n + (tilt ? 2 * plane : 0);
+    q->p.apply_with = hidden_apply_with;
+    q->p.vjp_with = hidden_vjp_with;
+    *p = &q->p;
+    return DI_OK;
+}
+
+di_status di_problem_blind(di_ctx *ctx, int c, int h, int w, int kh, int kw,
+                           const di_real *kernel, di_problem **p)
+{
+    return hidden_new(ctx, "blind", c, h, w, kh, kw, kernel, NULL, p);
+}
+
+di_status di_problem_turbulence(di_ctx *ctx, int c, int h, int w, int kh, int kw,
+                                const di_real *kernel, const di_real *tilt, di_problem **p)
+{
+    return hidden_new(ctx, "turbulence", c, h, w, kh, kw, kernel, tilt, p);
+}
+
+/* ==== 2d. Range, colour, compression ====================================================== */
+
+/* ---- high dynamic range: y = clip(s x, -1, 1) ---- */
+
+typedef struct hdr {
+    di_problem p;
+    di_real scale;
+} hdr;
+
+static void hdr_apply(const di_problem *p, const di_real *x, di_real *y)
+{
+    const di_real s = ((const hdr *)p->self)->scale;
+    for (size_t i = 0; i < size3(p->x); i++)
+        y[i] = s * x[i] < -1 ? -1 : s * x[i] > 1 ? 1 : s * x[i];
+}
+
+/* gx = [|s x| <= 1] s v, the ends included */
+static void hdr_vjp(const di_problem *p, const di_real *x, const di_real *v, di_real *gx)
+{
+    const di_real s = ((const hdr *)p->self)->scale;
+    for (size_t i = 0; i < size3(p->x); i++)
+        gx[i] = s * x[i] < -1 || s * x[i] > 1 ? 0 : s * v[i];
+}
+
+di_status di_problem_hdr(di_ctx *ctx, int c, int h, int w, double scale, di_problem **p)
+{
+    *p = NULL;
+    if (!(scale > 0 && scale < 1e6))
+        return di_fail(ctx, DI_EUSAGE, "hdr: scale=%g must be positive", scale);
+    hdr *q = problem_new(ctx, sizeof *q, "hdr", c, h, w);
+    if (!q)
+        return ctx->status;
+    q->scale = (di_real)scale;
+    q->p.linear = 0;
+    q->p.apply = hdr_apply;
+    q->p.vjp = hdr_vjp;
+    *p = &q->p;
+    return DI_OK;
+}
+
+/* ---- colourisation: y = a . x over the three colours, a = (0.3333, 0.3334, 0.3333) ---- */
+
+static const double GREY[3] = { 0.3333, 0.3334, 0.3333 };
+
+static double grey_length(void)
+{
+    return sqrt(GREY[0] * GREY[0] + GREY[1] * GREY[1] + GREY[2] * GREY[2]);
+}
+
+static void grey_apply(const di_problem *p, const di_real *x, di_real *y)
+{
+    size_t n = size3(p->y);
+    for (size_t i = 0; i < n; i++)
+        y[i] = (di_real)(GREY[0] * x[i] + GREY[1] * x[n + i] + GREY[2] * x[2 * n + i]);
+}
+
+/* gx = a v */
+static void grey_vjp(const di_problem *p, const di_real *x, const di_real *v, di_real *gx)
+{
+    size_t n = size3(p->y);
+    (void)x;
+    for (size_t i = 0; i < 3 * n; i++)
+        gx[i] = (di_real)(GREY[i / n] * v[i % n]);
+}
+
+/* x = a y / |a|^2 */
+static void grey_pinv(const di_problem *p, const di_real *y, di_real *x)
+{
+    size_t n = size3(p->y);
+    double square = grey_length() * grey_length();
+    for (size_t i = 0; i < 3 * n; i++)
+        x[i] = (di_real)(GREY[i / n] / square * y[i % n]);
+}
+
+static di_status grey_values(const di_problem *p, di_real *s)
+{
+    size_t n = size3(p->y);
+    for (size_t i = 0; i < 3 * n; i++)
+        s[i] = (di_real)(i < n ? grey_length() : 0);
+    return DI_OK;
+}
+
+/* V = V^T = 1 - 2 u u^T / |u|^2, u = a/|a| - e0, the reflection of each pixel that takes the
+   first colour to a/|a|. */
+static void grey_spectral(const di_problem *p, const di_real *in, di_real *out, int what)
+{
+    size_t n = size3(p->y);
+    double u[3], square = 0;
+    (void)what;
+    for (int c = 0; c < 3; c++) {
+        u[c] = GREY[c] / grey_length() - (c == 0);
+        square += u[c] * u[c];
+    }
+    for (size_t i = 0; i < n; i++) {
+        double dot_u = 0;
+        for (int c = 0; c < 3; c++)
+            dot_u += u[c] * in[c * n + i];
+        for (int c = 0; c < 3; c++)
+            out[c * n + i] = (di_real)(in[c * n + i] - 2 * dot_u / square * u[c]);
+    }
+}
+
+di_status di_problem_colorize(di_ctx *ctx, int h, int w, di_problem **p)
+{
+    *p = problem_new(ctx, sizeof **p, "colorize", 3, h, w);
+    if (!*p)
+        return ctx->status;
+    (*p)->y[0] = 1;
+    (*p)->apply = grey_apply;
+    (*p)->vjp = grey_vjp;
+    (*p)->pinv = grey_pinv;
+    return DI_OK;
+}
+
+/* ---- JPEG: y = decode(encode(x)), 4:2:0, of the CPS and RED-diff programs ----
+   The even rows and columns of the chroma are kept, no averages, and put back as 2x2 blocks;
+   nothing is rounded but the coefficients, nothing clipped. In double throughout: a coefficient
+   near a half must not depend on the build. y jumps where a coefficient crosses a half and is
+   constant in between, so there is no derivative to be had: vjp is NULL. */
+
+typedef struct jpeg {
+    di_problem p;
+    double quant[2][64]; /* luma, chroma */
+    double wave[64];     /* wave[k][n]: DCT-II, orthonormal */
+    double *plane;       /* (h,w) luma, then (2,h/2,w/2) chroma */
+} jpeg;
+
+/* The tables of the standard (ITU-T T.81, annex K), at quality 50. */
+static const unsigned char QUANT[2][64] = {
+    { 16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55,
+      14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51, 87, 80, 62,
+      18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92,
+      49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99 },
+    { 17, 18, 24, 47, 99, 99, 99, 99, 18, 21, 26, 66, 99, 99, 99, 99,
+      24, 26, 56, 99, 99, 99, 99, 99, 47, 66, 99, 99, 99, 99, 99, 99,
+      99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99,
+      99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99 } };
+
+/* out = M in M^T (back 0) or M^T in M, all 8x8 */
+static void wave_block(const double *m, const double *in, int back, double *out)
+{
+    double half[64];
+    for (int k = 0; k < 64; k++) {
+        half[k] = 0;
+        for (int n = 0; n < 8; n++)
+            half[k] += (back ? m[n * 8 + k / 8] : m[k / 8 * 8 + n]) * in[n * 8 + k % 8];
+    }
+    for (int k = 0; k < 64; k++) {
+        out[k] = 0;
+        for (int n = 0; n < 8; n++)
+            out[k] += (back ? m[n * 8 + k % 8] : m[k % 8 * 8 + n]) * half[k / 8 * 8 + n];
+    }
+}
+
+/* plane (h,w), multiples of 8: its blocks' coefficients rounded to multiples of quant, a half
+   to the even one */
+static void jpeg_plane(const jpeg *q, const double *quant, int h, int w, double *plane)
+{
+    for (int r = 0; r < h; r += 8)
+        for (int s = 0; s < w; s += 8) {
+            double block[64], coef[64];
+            for (int k = 0; k < 64; k++)
+                block[k] = plane[(size_t)(r + k / 8) * w + s + k % 8];
+            wave_block(q->wave, block, 0, coef);
+            for (int k = 0; k < 64; k++)
+                coef[k] = rint(coef[k] / quant[k]) * quant[k];
+            wave_block(q->wave, coef, 1, block);
+            for (int k = 0; k < 64; k++)
+                plane[(size_t)(r + k / 8) * w + s + k % 8] = block[k];
+        }
+}
+
+static void jpeg_apply(const di_problem *p, const di_real *x, di_real *y)
+{
+    static const double to[9] = { 0.299, 0.587, 0.114, -0.1687, -0.3313, 0.5,
+                                  0.5, -0.4187, -0.0813 };
+    static const double from[9] = { 1, -3.68199903e-05, 1.40198758, 1, -0.344113281,
+                                    -0.714103821, 1, 1.77197812, -1.34583413e-04 };
+    const jpeg *q = p->self;
+    int h = p->x[1], w = p->x[2];
+    size_t n = (size_t)h * w;
+    double *part[3] = { q->plane, q->plane + n, q->plane + n + n / 4 };
+    for (size_t i = 0; i < n; i++) {
+        size_t r = i / w, s = i % w;
+        for (int k = 0; k < 3; k++) {
+            double v = k ? 0 : -128;
+            if (k && (r % 2 || s % 2))
+                continue;
+            for (int c = 0; c < 3; c++)
+                v += to[3 * k + c] * ((x[c * n + i] + 1.0) / 2 * 255);
+            part[k][k ? r / 2 * (w / 2) + s / 2 : i] = v;
+        }
+    }
+    jpeg_plane(q, q->quant[0], h, w, part[0]);
+    jpeg_plane(q, q->quant[1], h / 2, w / 2, part[1]);
+    jpeg_plane(q, q->quant[1], h / 2, w / 2, part[2]);
+    for (size_t i = 0; i < n; i++) {
+        size_t at = i / w / 2 * (w / 2) + i % w / 2;
+        for (int c = 0; c < 3; c++) {
+            double v = from[3 * c] * (part[0][i] + 128) + from[3 * c + 1] * part[1][at]
+                       + from[3 * c + 2] * part[2][at];
+            y[c * n + i] = (di_real)(v / 255 * 2 - 1);
+        }
+    }
+}
+
+/* Quality as in the IJG's program: s = 5000/q below 50, else 200 - 2q, percent of the table. */
+static double jpeg_step(int base, int quality)
+{
+    int s = quality < 50 ? 5000 / quality : 200 - 2 * quality;
+    int v = (base * s + 50) / 100;
+    return v < 1 ? 1 : v > 255 ? 255 : v;
+}
+
+di_status di_problem_jpeg(di_ctx *ctx, int h, int w, int quality, di_problem **p)
+{
+    *p = NULL;
+    if (quality < 1 || quality > 100)
+        return di_fail(ctx, DI_EUSAGE, "jpeg: quality=%d must be 1..100", quality);
+    if (h < 1 || w < 1 || h % 16 || w % 16)
+        return di_fail(ctx, DI_EUSAGE, "jpeg: an image of %dx%d has no whole blocks: its sides "
+                       "must be multiples of 16", h, w);
+    jpeg *q = problem_new(ctx, sizeof *q, "jpeg", 3, h, w);
+    if (!q)
+        return ctx->status;
+    for (int k = 0; k < 64; k++) {
+        q->quant[0][k] = jpeg_step(QUANT[0][k], quality);
+        q->quant[1][k] = jpeg_step(QUANT[1][k], quality);
+        q->wave[k] = sqrt(k < 8 ? 0.125 : 0.25)
+                     * di_cos(k / 8 * (2 * (k % 8) + 1) * 3.14159265358979323846 / 16);
+    }
+    q->plane = di_new(ctx, (size_t)h * w / 2 * 3, sizeof *q->plane);
+    if (!q->plane)
+        return DI_EMEMORY;
+    q->p.linear = 0;
+    q->p.apply = jpeg_apply;
+    *p = &q->p;
+    return DI_OK;
+}
+
+/* ==== 2e. SVD A = U S V^T, for the kinds of problems that have one ======================== */
 
 typedef struct svd_kind {
     void (*pinv)(const di_problem *p, const di_real *y, di_real *x); /* tells the kind */
@@ -706,6 +1538,7 @@ static const svd_kind SVD_KIND[] = {
     { mask_apply, mask_values, mask_spectral },
     { sep_pinv, sep_values, sep_spectral },
     { matrix_pinv, matrix_values, matrix_spectral },
+    { grey_pinv, grey_values, grey_spectral },
 };
 
 static const svd_kind *svd_of(const di_problem *p)

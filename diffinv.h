@@ -162,6 +162,7 @@ struct di_problem {
     int linear;
     int x[3], y[3];       /* (C,H,W) of an image and of a measurement */
     void (*apply)(const di_problem *p, const di_real *x, di_real *y);
+    /* NULL: none to be had (a solver that needs one refuses the problem) */
     void (*vjp)(const di_problem *p, const di_real *x, const di_real *v, di_real *gx);
     void (*pinv)(const di_problem *p, const di_real *y, di_real *x); /* A^+, or NULL */
     /* The rest may be NULL. apply and vjp of n images at once, where that is faster. */
@@ -189,11 +190,32 @@ di_status di_problem_denoise(di_ctx *ctx, int c, int h, int w, di_problem **p);
 /* y = m * x, m (h,w) of 0 (missing) and 1. */
 di_status di_problem_inpaint(di_ctx *ctx, int c, int h, int w, const di_real *mask,
                              di_problem **p);
-enum { DI_SR_BICUBIC, DI_SR_MEAN }; /* antialiased bicubic, symmetric border; block mean */
+/* Antialiased bicubic with symmetric border; block mean; bicubic cut off at the border. */
+enum { DI_SR_BICUBIC, DI_SR_MEAN, DI_SR_CUT };
 di_status di_problem_sr(di_ctx *ctx, int c, int h, int w, int factor, int kind, di_problem **p);
 /* size x size Gaussian kernel (odd size), reflect-101 border. */
 di_status di_problem_gblur(di_ctx *ctx, int c, int h, int w, int size, double std,
                            di_problem **p);
+/* y[r][q] = sum_ij K[i][j] x[r+i-(kh-1)/2][q+j-(kw-1)/2], K (kh,kw), kh <= h, kw <= w. Outside
+   the image: x mirrored without the edge pixel, or 0. */
+enum { DI_BORDER_REFLECT, DI_BORDER_ZERO };
+di_status di_problem_blur(di_ctx *ctx, int c, int h, int w, int kh, int kw,
+                          const di_real *kernel, int border, di_problem **p);
+/* y = 2 (K p^2.2)^(1/2.2) - 1, p = clip((x+1)/2, 0.01, 1), K as above, REFLECT, not below 0. */
+di_status di_problem_nlblur(di_ctx *ctx, int c, int h, int w, int kh, int kw,
+                            const di_real *kernel, di_problem **p);
+/* y = K x, K as above, ZERO, and unknown: theta = logits of K (kh*kw), K = softmax(theta). The
+   turbulence tilts x before: row r + tilt[1][r][q], column q + tilt[0][r][q], bilinear, 0
+   outside; theta = logits (kh*kw), tilt (2,h,w). kernel, tilt: the truth. */
+di_status di_problem_blind(di_ctx *ctx, int c, int h, int w, int kh, int kw,
+                           const di_real *kernel, di_problem **p);
+di_status di_problem_turbulence(di_ctx *ctx, int c, int h, int w, int kh, int kw,
+                                const di_real *kernel, const di_real *tilt, di_problem **p);
+/* y = clip(scale x, -1, 1); y (1,h,w) = 0.3333 R + 0.3334 G + 0.3333 B; y = x (3,h,w) after
+   JPEG compression, 4:2:0, quality 1..100: no vjp, it is 0 almost everywhere. */
+di_status di_problem_hdr(di_ctx *ctx, int c, int h, int w, double scale, di_problem **p);
+di_status di_problem_colorize(di_ctx *ctx, int h, int w, di_problem **p);
+di_status di_problem_jpeg(di_ctx *ctx, int h, int w, int quality, di_problem **p);
 /* y = A x, A (m,c*h*w) dense, y (1,1,m). */
 di_status di_problem_matrix(di_ctx *ctx, int c, int h, int w, int m, const di_real *a,
                             di_problem **p);

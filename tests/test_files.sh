@@ -148,8 +148,8 @@ bad 2 "not a file" "$D" info -w pipe
         "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 2, 2), }"
     printf '\000\000\300\177\000\000\000\000\000\000\000\000\000\000\000\000'
 } >nan.npy
-bad 2 "holds NaN or Inf" "$D" measure -w none -p denoise -i nan.npy -o x.npy
-bad 2 "holds NaN or Inf" "$D" solve -w "$W" -p denoise -y nan.npy -o x.npy
+bad 2 "holds NaN or infinity" "$D" measure -w none -p denoise -i nan.npy -o x.npy
+bad 2 "holds NaN or infinity" "$D" solve -w "$W" -p denoise -y nan.npy -o x.npy
 bad 2 "File name too long" "$D" eval "$(printf '%03000d' 0)" p.ppm
 bad 1 "at most 32768 a side" "$D" sample -w "$W" --size 65536x65536 -o x.npy
 "$D" info -w "$W" -s ddim -n 1048576 --size 16x16 >out 2>err

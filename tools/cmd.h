@@ -107,6 +107,7 @@ int input_seed(cmd *c, uint64_t *seed);
 int input_int(cmd *c, const char *key, const char *otherwise, int lo, int hi, int *value);
 int input_machine(cmd *c); /* --threads, --isa, --numerics */
 int input_array(cmd *c, const char *path, io_array *a);
+int input_finite(cmd *c, const char *path, const io_array *a); /* refuses NaN and infinity */
 /* value: one number, or an NPY file of n. */
 int input_numbers(cmd *c, const char *key, const char *value, size_t n, double *out);
 

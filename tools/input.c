@@ -399,12 +399,23 @@ static int fit_picture(cmd *c, const char *path, const weights *w, io_array *a)
     return code ? (int)di_fail(c->ctx, (di_status)code, "%s: %s", path, err) : 0;
 }
 
+int input_finite(cmd *c, const char *path, const io_array *a)
+{
+    size_t plane = a->h * a->w, n = a->n * a->c * plane;
+    if (di_finite(a->v, n))
+        return 0;
+    size_t i = 0;
+    while (di_finite(a->v + i, 1))
+        i++;
+    return di_fail(c->ctx, DI_EINPUT, "%s holds NaN or infinity, first at row %zu, column %zu "
+                   "of channel %zu", path, i % plane / a->w, i % a->w, i / plane % a->c);
+}
+
 int input_pictures(cmd *c, const char *path, const weights *w, io_array *a)
 {
     int code = input_array(c, path, a);
-    if (!code && !di_finite(a->v, a->n * a->c * a->h * a->w))
-        code = di_fail(c->ctx, DI_EINPUT, "%s holds NaN or Inf: a picture's values are finite, "
-                       "-1 black, 1 white", path);
+    if (!code)
+        code = input_finite(c, path, a);
     if (!code && w && a->c == 1 && w->in == 3 && a->picture)
         code = repeat_grey(c, path, a);
     if (!code && w && a->c != (size_t)w->in)

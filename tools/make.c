@@ -271,6 +271,8 @@ di_status make_mask(di_ctx *ctx, const char *text, const char *at, const char *m
 
 static const make_kind *const kinds[] = {
     &make_denoise, &make_inpaint, &make_sr, &make_gblur, &make_matrix,
+    &make_motion, &make_nlblur, &make_blind, &make_turbulence, &make_hdr, &make_colorize,
+    &make_jpeg,
 };
 enum { KINDS = sizeof kinds / sizeof kinds[0] };
 
@@ -393,13 +395,10 @@ di_status make_problem(di_ctx *ctx, const make_spec *spec, int c, int h, int w,
     return spec->kind->make(ctx, spec, c, h, w, problem);
 }
 
-di_status make_noise(di_ctx *ctx, const make_spec *spec, const di_problem *p, uint64_t seed,
-                     size_t sample, di_real *y)
+di_status make_gaussian_noise(di_ctx *ctx, double sigma, const di_problem *p, uint64_t seed,
+                              size_t sample, di_real *y)
 {
     size_t m = (size_t)p->y[0] * (size_t)p->y[1] * (size_t)p->y[2];
-    double sigma = make_sigma(spec);
-    if (spec->kind->noise)
-        return spec->kind->noise(ctx, spec, p, seed, sample, y);
     if (!(sigma > 0))
         return DI_OK;
     di_real *noise = malloc(m * sizeof *noise);
@@ -410,6 +409,14 @@ di_status make_noise(di_ctx *ctx, const make_spec *spec, const di_problem *p, ui
         y[i] += (di_real)sigma * noise[i];
     free(noise);
     return DI_OK;
+}
+
+di_status make_noise(di_ctx *ctx, const make_spec *spec, const di_problem *p, uint64_t seed,
+                     size_t sample, di_real *y)
+{
+    if (spec->kind->noise)
+        return spec->kind->noise(ctx, spec, p, seed, sample, y);
+    return make_gaussian_noise(ctx, make_sigma(spec), p, seed, sample, y);
 }
 
 /* ==== Denoising, inpainting, super-resolution, Gaussian blur, any matrix ================= */
@@ -452,8 +459,9 @@ static di_status problem_sr(di_ctx *ctx, const make_spec *spec, int c, int h, in
                        "nearest sizes are %dx%d and %dx%d; give --size and --fit "
                        "crop|pad|resize", h, w, factor, dh, dw, uh, uw);
     }
-    int kind = strcmp(make_get(spec, "kind"), "mean") ? DI_SR_BICUBIC : DI_SR_MEAN;
-    return di_problem_sr(ctx, c, h, w, factor, kind, problem);
+    const char *kind = make_get(spec, "kind");
+    return di_problem_sr(ctx, c, h, w, factor, !strcmp(kind, "mean") ? DI_SR_MEAN
+                         : !strcmp(kind, "cut") ? DI_SR_CUT : DI_SR_BICUBIC, problem);
 }
 
 static di_status problem_gblur(di_ctx *ctx, const make_spec *spec, int c, int h, int w,
@@ -534,26 +542,29 @@ static di_status matrix_image(di_ctx *ctx, const make_spec *spec, const int y[3]
 }
 
 const make_kind make_denoise = {
-    "denoise", "denoising: y = x", "the identity", 1, 1, problem_denoise, NULL, NULL,
-    {MAKE_SIGMA}};
+    "denoise", "denoising: y = x", "the identity", 1, 1, problem_denoise, NULL,
+    make_image_noise, {MAKE_SIGMA, MAKE_NOISE}};
 const make_kind make_inpaint = {
-    "inpaint", "inpainting: y = mask * x", "its own adjoint", 1, 1, problem_inpaint, NULL, NULL,
+    "inpaint", "inpainting: y = mask * x", "its own adjoint", 1, 1, problem_inpaint, NULL,
+    make_image_noise,
     {{"mask", "", "box:S, box:HxW, random:SHARE (the share missing) or a file (white = known)",
       "required; DPS: box:128 of 256 and random:0.3 to 0.7, DAPS: random:0.7"},
      {"at", "center", "center, rand or top,left", "place of a box"},
      {"margin", "auto", "auto or pixels", "at=rand keeps it free; auto: H/16, as DPS"},
-     MAKE_PSEED, MAKE_SIGMA}};
+     MAKE_PSEED, MAKE_SIGMA, MAKE_NOISE}};
 const make_kind make_sr = {
-    "sr", "super-resolution: y = x reduced", "exact adjoint", 1, 1, problem_sr, sr_image, NULL,
+    "sr", "super-resolution: y = x reduced", "exact adjoint", 1, 1, problem_sr, sr_image,
+    make_image_noise,
     {{"factor", "4", "1..64 int", "reduction of each side (DPS)"},
-     {"kind", "bicubic", "bicubic|mean", "antialiased bicubic (DPS) or block mean (DDRM)"},
-     MAKE_SIGMA}};
+     {"kind", "bicubic", "bicubic|mean|cut",
+      "antialiased bicubic (DPS), block mean (DDRM), bicubic cut at the border (InverseBench)"},
+     MAKE_SIGMA, MAKE_NOISE}};
 const make_kind make_gblur = {
     "gblur", "Gaussian blur, reflect-101 border", "exact adjoint", 1, 1, problem_gblur, NULL,
-    NULL,
+    make_image_noise,
     {{"size", "61", "1..511 int", "side of the kernel, odd (DPS)"},
      {"std", "3", "0.01..100", "its standard deviation in pixels (DPS)"},
-     MAKE_SIGMA}};
+     MAKE_SIGMA, MAKE_NOISE}};
 const make_kind make_matrix = {
     "matrix", "any linear map: y = A x, x as one column", "exact adjoint", 1, 1, problem_matrix,
     matrix_image, NULL,

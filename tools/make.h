@@ -29,10 +29,19 @@ typedef struct make_kind {
 } make_kind;
 
 extern const make_kind make_denoise, make_inpaint, make_sr, make_gblur, make_matrix;
+extern const make_kind make_motion, make_nlblur, make_blind, make_turbulence, make_hdr,
+    make_colorize, make_jpeg;
 
 /* Parameters that many problems have. */
-#define MAKE_SIGMA \
-    {"sigma", "0.05", "0..100", "noise level on [-1,1]; sigma01= says it on [0,1] (DPS paper)"}
+#define MAKE_SIGMA_OF(value) \
+    {"sigma", value, "0..100", "noise level on [-1,1]; sigma01= says it on [0,1] (DPS paper)"}
+#define MAKE_SIGMA MAKE_SIGMA_OF("0.05")
+/* With these, make_image_noise is the row's noise. */
+#define MAKE_NOISE \
+    {"noise", "gaussian", "gaussian|poisson|impulse|shot|speckle", \
+     "its kind; sigma= is of gaussian only, but what solvers take for sigma_y"}, \
+    {"rate", "1", "0.001..1000", "of poisson: photons to an 8-bit level (DPS)"}, \
+    {"level", "low", "low|high", "of impulse, shot, speckle: ImageNet-C severity 1 or 2"}
 #define MAKE_PSEED {"pseed", "0", "a whole number", "seed of what is random in the problem"}
 
 const make_kind *make_kind_at(int i);              /* i-th of the table, or NULL */
@@ -68,6 +77,28 @@ di_status make_problem(di_ctx *ctx, const make_spec *spec, int c, int h, int w,
                        di_problem **problem);
 di_status make_noise(di_ctx *ctx, const make_spec *spec, const di_problem *p, uint64_t seed,
                      size_t sample, di_real *y);
+
+di_status make_gaussian_noise(di_ctx *ctx, double sigma, const di_problem *p, uint64_t seed,
+                              size_t sample, di_real *y);
+/* The kinds of MAKE_NOISE. */
+di_status make_image_noise(di_ctx *ctx, const make_spec *spec, const di_problem *p,
+                           uint64_t seed, size_t sample, di_real *y);
+/* A Poisson number: a function of its arguments alone. */
+double make_poisson(double mean, size_t i, uint64_t seed, uint64_t sample);
+
+/* A motion kernel in its stages. xy: vertices (x, y) of the path on a canvas of 2*size a side,
+   at most `most`; their number is returned. canvas, work (side,side) bytes; grey
+   (side/2,side/2); _grey does all three and returns 0, or 1 for want of memory. */
+int make_motion_path(int size, double intensity, uint64_t pseed, double (*xy)[2], int most);
+void make_motion_draw(unsigned char *canvas, int side, double (*xy)[2], int n);
+void make_motion_soften(unsigned char *canvas, int side, int radius, unsigned char *work);
+void make_motion_halve(const unsigned char *canvas, int side, unsigned char *grey,
+                       unsigned char *work);
+int make_motion_grey(int size, double (*xy)[2], int n, unsigned char *grey);
+/* Adds one patch of 2*half a side around (row,col) to tilt (2,h,w); normal (2,2half,2half).
+   0, or 1 for want of memory. */
+int make_tilt_patch(double *tilt, int h, int w, int half, int row, int col, double strength,
+                    const di_real *normal);
 
 /* mask (h,w) of 0 (missing) and 1 from text: "box:S", "box:HxW", "random:SHARE", a file. at:
  * "center", "rand" or "t,l"; margin: "auto" or pixels, the border that at=rand keeps free. */

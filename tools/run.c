@@ -168,11 +168,12 @@ static int measured_shape(job *j, const char *path, int x[3])
             return DI_EUSAGE;
         return x[1] ? 0 : weights_own_size(c, &j->w, &x[1], &x[2]);
     }
-    if (j->y.c != (size_t)j->w.in)
-        return di_fail(c->ctx, DI_EINPUT, "%s has %zu channel%s, the prior %s makes %d: "
+    int code = make_image_shape(c->ctx, &j->spec, shape, x);
+    if (!code && x[0] != j->w.in)
+        code = di_fail(c->ctx, DI_EINPUT, "%s has %zu channel%s, the prior %s makes %d: "
                        "measure the picture again with -w %s", path, j->y.c, j->y.c == 1 ?
                        "" : "s", cmd_get(c, "weights"), j->w.in, cmd_get(c, "weights"));
-    return make_image_shape(c->ctx, &j->spec, shape, x);
+    return code;
 }
 
 /* y from -y, or measured from -i; then the problem. */
@@ -184,6 +185,8 @@ static int solve_measurement(job *j)
     if (!path)
         return measure_input(j);
     int code = input_array(c, path, &j->y);
+    if (!code)
+        code = input_finite(c, path, &j->y);
     if (code)
         return code;
     const io_array *y = &j->y;

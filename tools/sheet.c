@@ -92,6 +92,11 @@ static const char *show_measurement(const di_problem *p, const di_real *y, di_re
         free(mask);
         return "mean fill";
     }
+    if (!strcmp(p->name, "colorize")) {
+        for (size_t i = 0; i < n; i++)
+            seen[i] = y[i % count_of(p->y)];
+        return NULL;
+    }
     if (!strcmp(p->name, "matrix")) {
         draw_graph(p, y, seen);
         return di_apply_pinv(p, 1, y, trivial) ? NULL : "pseudo-inverse";
