@@ -18,20 +18,20 @@ static int measure_all(cmd *c, const di_problem *p, const make_spec *spec, uint6
     if (io_make(y, x->n, (size_t)p->y[0], (size_t)p->y[1], (size_t)p->y[2]))
         return no_memory(c, "the measurement");
     int code = 0;
-    for (size_t i = 0; !code && i < x->n; i++) {
-        code = di_apply(p, 1, x->v + i * n, y->v + i * m);
-        if (!code)
-            code = make_noise(c->ctx, spec, p, seed, i, y->v + i * m);
-    }
+    for (size_t i = 0; !code && i < x->n; i++)
+        code = make_measure(c->ctx, spec, p, seed, i, x->v + i * n, y->v + i * m);
     return code;
 }
 
-/* The prior that the pictures are brought to: the default one only if it is there. */
-static int measure_prior(cmd *c, weights *w, int *known)
+/* The prior that the pictures are brought to: the default one only if it is there, and for
+   photographs. */
+static int measure_prior(cmd *c, const make_spec *spec, weights *w, int *known)
 {
     char path[1024];
     const char *name = cmd_get(c, "weights");
     *known = 0;
+    if (!name && make_extra_of(spec->kind)->apart)
+        return 0;
     if (name ? !strcmp(name, "none") : weights_find(c, "portraits64", path))
         return 0;
     *known = 1;
@@ -52,7 +52,7 @@ int verb_measure(cmd *c)
     if (!code)
         code = cmd_check_output(c, "simple", 1);
     if (!code)
-        code = measure_prior(c, &w, &known);
+        code = measure_prior(c, &spec, &w, &known);
     io_array x = {0, 0, 0, 0, NULL, 0}, y = x;
     di_problem *p = NULL;
     if (!code)
@@ -199,7 +199,7 @@ static int solve_measurement(job *j)
     if (!code)
         code = make_problem(c->ctx, &j->spec, x[0], x[1], x[2], &j->problem);
     if (!code)
-        code = make_check_measurement(c->ctx, j->problem, path, y);
+        code = make_check_measurement(c->ctx, &j->spec, j->problem, path, y);
     return code;
 }
 

@@ -91,7 +91,10 @@ static const char *show_measurement(const di_problem *p, const di_real *y, di_re
         draw_graph(p, y, seen);
         return di_apply_pinv(p, 1, y, trivial) ? NULL : "pseudo-inverse";
     }
-    memcpy(seen, y, n * sizeof *seen);
+    if (count_of(p->y) != n)
+        draw_graph(p, y, seen);
+    else
+        memcpy(seen, y, n * sizeof *seen);
     return NULL;
 }
 
@@ -129,7 +132,7 @@ static void problem_words(const make_spec *spec, char *out, size_t len)
         if (plain && (!strcmp(p->key, "factor") || strcmp(value, p->value)))
             used += (size_t)snprintf(out + used, len - used, " %.40s", value);
     }
-    if (used < len)
+    if (used < len && make_get(spec, "sigma"))
         snprintf(out + used, len - used, "\nsigma %s", make_get(spec, "sigma"));
 }
 

@@ -494,7 +494,7 @@ int verb_op(cmd *c)
     if (!code)
         code = make_problem(c->ctx, &spec, image[0], image[1], image[2], &p);
     if (!code && pinv)
-        code = make_check_measurement(c->ctx, p, in, &x);
+        code = make_check_measurement(c->ctx, &spec, p, in, &x);
     if (!code)
         code = pinv ? run_pinv(c, p, &x) : run_op(c, p, &x);
     io_free(&x);
