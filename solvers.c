@@ -1294,6 +1294,8 @@ static di_status seek_open(di_run *run, seek *s, const char *hole)
         return run->ctx->status;
     s->c = (double *)(void *)take(run, (d + (size_t)s->N) * (sizeof(double) / sizeof *s->x));
     s->dir = s->c + s->N;
+    s->pull = NULL;
+    s->half = NULL;
     if (run->problem->loss) {
         s->pull = (double *)(void *)take(run, run->m * (sizeof(double) / sizeof *s->x));
         s->half = take(run, run->m);

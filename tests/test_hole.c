@@ -5,6 +5,7 @@
 #include "check.h"
 #include "../tools/make_hole.h"
 #include "../tools/score.h"
+#include "../tools/view_hole.h"
 
 #include <stdlib.h>
 #include <time.h>
@@ -592,6 +593,39 @@ static void test_bad(void)
     EQUAL(p->y[2], 3);
 }
 
+/* ---- Views ------------------------------------------------------------------------------- */
+
+static void test_views(void)
+{
+    static di_real x[2 * N], y[ALL];
+    io_array a = {2, 1, SIDE, SIDE, x, 1}, m = {1, 1, 1, ALL, y, 0}, out;
+    make_spec spec;
+    di_problem *p = problem(&spec, "noise=none");
+    picture(x, 30, 33.5);
+    EQUAL(make_measure(ctx, &spec, p, 1, 0, x, y), DI_OK);
+    x[0] = -1;
+    x[1] = 1;
+    EQUAL(view_blackhole(ctx, &spec, &a, &out), 0);
+    EQUAL(out.c, 3);
+    CHECK(out.h >= 256 && out.w >= 512 && di_finite(out.v, out.c * out.h * out.w));
+    io_free(&out);
+    EQUAL(view_blackhole(ctx, &spec, &m, &out), 0);
+    EQUAL(out.h, 513);
+    size_t mid = 256 * 513 + 256, plane = 513 * 513; /* ALMA-APEX: all of the flux, white */
+    for (size_t k = 0; k < 3; k++)
+        NEAR(out.v[k * plane + mid], 1, 0.05);
+    for (size_t i = 0; i < 3 * plane; i++) /* V(-u,-v) is V conjugated */
+        if (out.v[i] != out.v[i / plane * plane + plane - 1 - i % plane]) {
+            CHECK(!"symmetric");
+            break;
+        }
+    io_free(&out);
+    m.w--;
+    refused(view_blackhole(ctx, &spec, &m, &out), DI_EINPUT, "not one of this coverage");
+    a.c = 3;
+    refused(view_blackhole(ctx, &spec, &a, &out), DI_EINPUT, "neither");
+}
+
 /* ---- Bits and time ----------------------------------------------------------------------- */
 
 static void test_bits(void)
@@ -636,6 +670,7 @@ int main(int argc, char **argv)
     test_swap();
     test_chi2();
     test_bad();
+    test_views();
     test_bits();
     di_close(ctx);
     remove("build/test_hole.txt");

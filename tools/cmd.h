@@ -8,6 +8,7 @@
  *   job.c       what a run reports, counts and writes down (job.h)
  *   state.c     a run left and taken up later: --save-every, --resume
  *   sheet.c     the sheet of pictures that solve makes
+ *   make_image.c  make: test pictures, coverages
  *   show.c      eval, info, list, net, op: the verbs that show something
  *
  * Everything that can fail returns nonzero and leaves one line and the exit code in the
@@ -24,7 +25,7 @@
 
 enum {
     V_MEASURE = 1, V_SOLVE = 2, V_SAMPLE = 4, V_EVAL = 8, V_INFO = 16, V_LIST = 32, V_NET = 64,
-    V_OP = 128, V_ALL = 255
+    V_OP = 128, V_MAKE = 256, V_ALL = 511
 };
 
 typedef struct setting {
@@ -137,6 +138,11 @@ int input_problem(cmd *c, const settings *record, const char *path, make_spec *s
 int input_solver(cmd *c, const char *otherwise, unsigned needs, const di_solver **solver);
 int input_params(cmd *c, const di_solver *solver, di_run *run); /* from settings and back */
 
+/* ---- run.c */
+
+/* The record beside measurement y, "" if there is none; path: its name. */
+int read_record(cmd *c, const char *y, settings *record, char path[1040]);
+
 /* ---- exact.c */
 
 int exact_is(const char *name); /* gauss:... or mixture:... */
@@ -153,6 +159,10 @@ int sheet_write(cmd *c, const di_problem *p, const make_spec *spec, const io_arr
  * bicubic enlargement, or the measurement itself. */
 int simple_answer(cmd *c, const di_problem *p, const io_array *y);
 
+/* ---- make_image.c */
+
+void make_list(int defaults); /* diffinv list makers */
+
 /* ---- the verbs: main.c holds their table */
 
 int verb_measure(cmd *c);
@@ -163,6 +173,7 @@ int verb_info(cmd *c);
 int verb_list(cmd *c);
 int verb_net(cmd *c);
 int verb_op(cmd *c);
+int verb_make(cmd *c);
 
 const char *verb_names(unsigned bits); /* "solve and sample", for messages */
 unsigned verb_bit(const char *name);

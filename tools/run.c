@@ -1,6 +1,7 @@
 /* run.c - measure, solve, sample: the verbs that run something long */
 #define _XOPEN_SOURCE 700
 #include "job.h"
+#include "score.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -80,7 +81,7 @@ int verb_measure(cmd *c)
 /* ==== solve ============================================================================= */
 
 /* "y.npy[2:3]" was measured as y.npy says. */
-static int read_record(cmd *c, const char *y, settings *record, char path[1040])
+int read_record(cmd *c, const char *y, settings *record, char path[1040])
 {
     size_t len = strlen(y);
     const char *open = len && y[len - 1] == ']' ? strrchr(y, '[') : NULL;
@@ -224,8 +225,30 @@ static int solve_truth(job *j)
     return 0;
 }
 
+/* The problem's own columns of image i: its names or its values. */
+static int own_scores(job *j, size_t i, scores *s)
+{
+    size_t n = image_size(j->prior), k = i / (size_t)j->samples;
+    const di_real *truth = j->truth.v;
+    if (truth && j->truth.n > 1)
+        truth += k * n;
+    return score_of(j->c->ctx, &j->spec, j->problem, j->out.v + i * n,
+                    j->y.v + k * measurement_size(j->problem), truth, s);
+}
+
+static void print_scores(job *j, const scores *s, int names)
+{
+    for (int k = 0; k < s->n; k++) {
+        if (names)
+            job_print(j, "\t%s", s->name[k]);
+        else
+            job_print(j, "\t%.4f", s->v[k]);
+    }
+    job_print(j, "\n");
+}
+
 /* One line of the result for the image just done, and sums for the mean line. */
-static void print_line(job *j)
+static int print_line(job *j)
 {
     size_t i = (size_t)j->at.image;
     di_cost cost = di_run_cost(j->run);
@@ -233,6 +256,9 @@ static void print_line(job *j)
     size_t k = i / (size_t)j->samples, m = measurement_size(j->problem);
     size_t c = (size_t)j->prior->c, h = (size_t)j->prior->h, w = (size_t)j->prior->w;
     double v[4] = {NAN, 0, 0, 0};
+    scores s;
+    if (own_scores(j, i, &s))
+        return DI_EMEMORY;
     di_real *work = malloc(m * sizeof *work);
     if (work)
         v[0] = di_residual(j->problem, x, j->y.v + k * m, work);
@@ -242,24 +268,47 @@ static void print_line(job *j)
         v[1] = di_psnr(x, t, c * h * w);
         v[2] = pic_ssim_piq(x, t, c, h, w);
         v[3] = pic_ssim(x, t, c, h, w);
-        char oracle[64] = "";
-        if (j->oracle)
-            snprintf(oracle, sizeof oracle, "\t%llu of %llu",
-                     (unsigned long long)j->at.best_step, (unsigned long long)j->at.step);
-        if (!i)
-            job_print(j, "image\tresidual\tpsnr\tssim_piq\tssim_skimage%s\n",
+        if (!i) {
+            job_print(j, "image\tresidual\tpsnr\tssim_piq\tssim_skimage%s",
                       j->oracle ? "\toracle_iterate" : "");
-        job_print(j, "%zu\t%.6g\t%.4f\t%.4f\t%.4f%s\n", i, v[0], v[1], v[2], v[3], oracle);
+            print_scores(j, &s, 1);
+        }
+        job_print(j, "%zu\t%.6g\t%.4f\t%.4f\t%.4f", i, v[0], v[1], v[2], v[3]);
+        if (j->oracle)
+            job_print(j, "\t%llu of %llu", (unsigned long long)j->at.best_step,
+                      (unsigned long long)j->at.step);
     } else {
-        if (!i)
-            job_print(j, "image\tresidual\tnet\tnet_vjp\tapply\tapply_vjp\tseconds\n");
-        job_print(j, "%zu\t%.6g\t%llu\t%llu\t%llu\t%llu\t%.2f\n", i, v[0],
+        if (!i) {
+            job_print(j, "image\tresidual\tnet\tnet_vjp\tapply\tapply_vjp\tseconds");
+            print_scores(j, &s, 1);
+        }
+        job_print(j, "%zu\t%.6g\t%llu\t%llu\t%llu\t%llu\t%.2f", i, v[0],
                   (unsigned long long)cost.net, (unsigned long long)cost.net_vjp,
                   (unsigned long long)cost.apply, (unsigned long long)cost.apply_vjp,
                   j->at.call_seconds + seconds() - j->began);
     }
+    print_scores(j, &s, 0);
     for (int q = 0; q < 4; q++)
         j->at.sum[q] += v[q];
+    return 0;
+}
+
+/* Means, but of the problem's own scores the best, as InverseBench reports several samples. */
+static int print_mean(job *j)
+{
+    const double *sum = j->at.sum, n = (double)j->images;
+    scores s, best = {0, {NULL}, {0}, {0}};
+    for (size_t i = 0; i < j->images; i++) {
+        if (own_scores(j, i, &s))
+            return DI_EMEMORY;
+        score_best(&best, &s);
+    }
+    job_print(j, "mean\t%.6g\t%.4f\t%.4f\t%.4f%s", sum[0] / n, sum[1] / n, sum[2] / n,
+              sum[3] / n, j->oracle ? "\t-" : "");
+    for (int k = 0; k < best.n; k++)
+        job_print(j, "\tbest %.4f", best.v[k]);
+    job_print(j, "\n");
+    return 0;
 }
 
 static int solve_all(job *j, size_t *done)
@@ -272,13 +321,13 @@ static int solve_all(job *j, size_t *done)
         code = job_go(j, j->y.v + j->at.image / (size_t)j->samples * m, 1, done);
         if (code)
             return code;
-        print_line(j);
+        code = print_line(j);
         job_next(j, 1);
     }
-    if (j->images > 1 && j->truth.v)
-        job_print(j, "mean\t%.6g\t%.4f\t%.4f\t%.4f%s\n", sum[0] / n, sum[1] / n, sum[2] / n,
-                  sum[3] / n, j->oracle ? "\t-" : "");
-    code = cmd_fact(c, "info.residual", "%.6g", sum[0] / n);
+    if (!code && j->images > 1 && j->truth.v)
+        code = print_mean(j);
+    if (!code)
+        code = cmd_fact(c, "info.residual", "%.6g", sum[0] / n);
     if (!code && j->truth.v)
         code = cmd_fact(c, "info.psnr", "%.4f", sum[1] / n);
     return code;

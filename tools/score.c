@@ -167,3 +167,11 @@ int score_of(di_ctx *ctx, const make_spec *spec, const di_problem *p, const di_r
         put(s, name[k], v[k], 0);
     return code ? (int)di_fail(ctx, DI_EMEMORY, "no memory for the scores") : 0;
 }
+
+void score_best(scores *best, const scores *s)
+{
+    for (int k = 0; k < s->n; k++)
+        if (k >= best->n || (s->least[k] ? s->v[k] < best->v[k] : s->v[k] > best->v[k]))
+            best->v[k] = s->v[k];
+    best->n = s->n;
+}

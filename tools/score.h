@@ -35,5 +35,7 @@ typedef struct scores {
  * of the context. */
 int score_of(di_ctx *ctx, const make_spec *spec, const di_problem *p, const di_real *x,
              const di_real *y, const di_real *truth, scores *s);
+/* The best of each column so far, as InverseBench reports several samples; begins with n = 0. */
+void score_best(scores *best, const scores *s);
 
 #endif
