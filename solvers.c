@@ -30,6 +30,8 @@ struct di_run {
     double own[4];               /* a solver's numbers beside its arrays, saved with them */
     double *t;                   /* network times, as many as images in a network call */
     double *loss;                /* (n) of the last residual, of a problem with its own loss */
+    double *pull;                /* (m), half (m): for such a one, of solvers with particles */
+    di_real *half;
     int step, steps;
     double wmv;                  /* for the report */
     di_cost cost;
@@ -1231,27 +1233,28 @@ static void watch_scale(di_run *run, const di_real *x)
                  "scale: the prior is poor at noise this strong", run->step + 1, rms);
 }
 
-/* e (m) = the mean over particles of half of dL/dq, of a problem's own loss L; q (N,m), half (m)
-   is scratch. Returns the mean of L. */
-static double cps_pull(const di_run *run, const di_real *q, int N, double *e, di_real *half)
+/* run->pull = the mean over particles q (N,m) of half of dL/dq, of a problem's own loss L.
+   Returns the mean of L. */
+static double cps_pull(di_run *run, const di_real *q, int N)
 {
     double loss = 0;
-    memset(e, 0, run->m * sizeof *e);
-    for (int n = 0; n < N; n++) {
-        loss += run->problem->loss(run->problem, q + (size_t)n * run->m, run->y, half) / N;
+    memset(run->pull, 0, run->m * sizeof *run->pull);
+    for (int n = 0; n < N; n++, q += run->m) {
+        loss += run->problem->loss(run->problem, q, run->y, run->half) / N;
         for (size_t k = 0; k < run->m; k++)
-            e[k] += half[k] / N;
+            run->pull[k] += run->half[k] / N;
     }
     return loss;
 }
 
 /* g (d) = sum_n c_n eps_n, c_n = <qbar - y, q_n - qbar> / N; c (N) and z (d) are scratch.
-   Returns ||qbar - y|| / sqrt(m). With a loss of the problem's own cps_pull stands for
-   qbar - y, as in the program; pull (m) and half (m), else NULL. */
+   Returns ||qbar - y|| / sqrt(m). With a loss of the problem's own run->pull stands for
+   qbar - y, as in the program. */
 static double cps_direction(di_run *run, const di_real *q, int N, uint32_t serial, size_t mark,
-                            di_real *z, double *c, double *g, double *pull, di_real *half)
+                            di_real *z, double *c, double *g)
 {
-    double sum = pull ? cps_pull(run, q, N, pull, half) : 0;
+    const double *pull = run->pull;
+    double sum = pull ? cps_pull(run, q, N) : 0;
     memset(c, 0, (size_t)N * sizeof *c);
     memset(g, 0, run->d * sizeof *g);
     for (size_t k = 0; k < run->m; k++) {
@@ -1277,9 +1280,8 @@ static double cps_direction(di_run *run, const di_real *q, int N, uint32_t seria
 typedef struct seek {
     grid g;
     int T, N, batch, K, hole;
-    double *c, *dir, *pull;        /* (N), (d), (m) or NULL */
+    double *c, *dir;               /* (N), (d) */
     di_real *x, *mu, *u, *z, *q, *p; /* (d), (d), (d), (d), (N,m), (2,batch,d) */
-    di_real *half;                 /* (m), where the problem has a loss of its own */
 } seek;
 
 static di_status seek_open(di_run *run, seek *s, const char *hole)
@@ -1294,11 +1296,9 @@ static di_status seek_open(di_run *run, seek *s, const char *hole)
         return run->ctx->status;
     s->c = (double *)(void *)take(run, (d + (size_t)s->N) * (sizeof(double) / sizeof *s->x));
     s->dir = s->c + s->N;
-    s->pull = NULL;
-    s->half = NULL;
     if (run->problem->loss) {
-        s->pull = (double *)(void *)take(run, run->m * (sizeof(double) / sizeof *s->x));
-        s->half = take(run, run->m);
+        run->pull = (double *)(void *)take(run, run->m * (sizeof(double) / sizeof *s->x));
+        run->half = take(run, run->m);
     }
     s->x = take(run, d);
     s->mu = take(run, d);
@@ -1356,8 +1356,7 @@ static di_status cps(di_run *run)
             particles(run, g, i, f, s.mu, serial, s.N, s.batch, s.p, s.q);          /* l.2 */
             if (run->ctx->status)
                 break;
-            resid = cps_direction(run, s.q, s.N, serial, mark, s.z, s.c, s.dir, s.pull,
-                                  s.half);                              /* l.3-4 */
+            resid = cps_direction(run, s.q, s.N, serial, mark, s.z, s.c, s.dir);    /* l.3-4 */
             double norm = 0;
             for (size_t j = 0; j < d; j++)
                 norm += s.dir[j] * s.dir[j];
@@ -1402,8 +1401,10 @@ static di_status scg(di_run *run)
                 particles(run, &s.g, i, f, s.mu, serial, s.N, s.batch, s.p, s.q);   /* l.2 */
             for (int n = 0; guided && n < s.N; n++) {
                 const di_real *q = s.q + (size_t)n * m;
-                double loss = s.half ? run->problem->loss(run->problem, q, run->y, s.half) : 0;
-                for (size_t k = 0; !s.half && k < m; k++) {
+                double loss = 0;
+                if (run->half)
+                    loss = run->problem->loss(run->problem, q, run->y, run->half);
+                for (size_t k = 0; !run->half && k < m; k++) {
                     double r = (double)q[k] - run->y[k];
                     loss += r * r;
                 }
@@ -1560,6 +1561,7 @@ static const di_solver solvers[] = {
               changes nothing where the Langevin steps reach the data (random: 25.88) */
 static const di_default defaults[] = {
     { "dps", "inpaint", "scale", "0.5" },
+    { "dps", "blackhole", "scale", "0.001" },
     { "reddiff", "inpaint", "lr", "0.25" },
     { "reddiff", "inpaint", "lambda", "1" },
     { "reddiff", "gblur", "lr", "0.5" },
@@ -1974,6 +1976,7 @@ di_status di_run_go(di_run *run, const di_real *y, uint64_t seed, uint64_t first
     di_free(run->ctx, run->work);
     di_free(run->ctx, run->t);
     run->work = NULL;
-    run->t = run->loss = NULL;
+    run->t = run->loss = run->pull = NULL;
+    run->half = NULL;
     return s;
 }

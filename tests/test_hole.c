@@ -2,7 +2,7 @@
    program's numbers, their derivatives, what closures leave unchanged, the coverage and its
    noise. */
 #define DIFFINV_KERNELS
-#include "check.h"
+#include "run.h"
 #include "../tools/make_hole.h"
 #include "../tools/score.h"
 #include "../tools/view_hole.h"
@@ -12,14 +12,6 @@
 
 enum { SIDE = 64, N = SIDE * SIDE, M = 189, A = 122, B = 107, ALL = 2 * (M + A + B) + 1 };
 static const double PI = 3.14159265358979323846;
-static di_ctx *ctx;
-
-static void refused(di_status got, di_status want, const char *words)
-{
-    EQUAL(got, want);
-    SAYS(di_error(ctx), words);
-    di_clear(ctx);
-}
 
 /* An array of doubles, tests/vectors/hole_NAME.npy, which must hold n. */
 static void reference(const char *name, double *out, size_t n)
@@ -389,6 +381,58 @@ static void test_shift(void)
     in_case("%s", "");
 }
 
+/* ---- Solvers ----------------------------------------------------------------------------- */
+
+/* A loss of the problem's own that is the square. */
+static double squares(const di_problem *p, const di_real *q, const di_real *y, di_real *half)
+{
+    for (int i = 0; i < p->y[2]; i++)
+        half[i] = q[i] - y[i];
+    return di_dot(half, half, (size_t)p->y[2]);
+}
+
+/* What solvers do with such a loss is what they do with none. CPS sums it over its particles in
+   another order. */
+static void test_solvers(void)
+{
+    static const struct {
+        const char *name, *settings;
+        double tolerance;
+    } run[] = {
+        {"dps", "steps=20 scale=0.5", 0}, {"dps_mo", "steps=10 n=5", 0},
+        {"reddiff_mo", "steps=10 n=5", 0}, {"reddiff", "steps=20", 0},
+        {"dmplug", "iters=5 es=no", 0}, {"scg", "steps=20 n=8", 0},
+        {"cps", "steps=20 n=8", BOUND(1e-3, 1e-10)},
+    };
+    enum { D = 12, R = 5 };
+    di_real a[R * D], mean[D], cov[D], y[R], x[2][D];
+    di_problem *p;
+    di_prior *prior;
+    fill(a, R * D, 21);
+    fill(mean, D, 22);
+    fill(y, R, 23);
+    for (int i = 0; i < D; i++)
+        cov[i] = (di_real)0.3;
+    EQUAL(di_problem_matrix(ctx, 1, 1, D, R, a, &p), DI_OK);
+    EQUAL(di_prior_gauss(ctx, 1, 1, D, mean, cov, 0, &prior), DI_OK);
+    for (size_t k = 0; k < sizeof run / sizeof run[0]; k++) {
+        in_case("%s", run[k].name);
+        for (int own = 0; own < 2; own++) {
+            job j = {.solver = run[k].name, .settings = run[k].settings, .prior = prior,
+                     .problem = p, .y = y, .seed = 9};
+            p->loss = own ? squares : NULL;
+            EQUAL(solve(&j, x[own]), DI_OK);
+        }
+        double d = 0, top = 0;
+        for (int i = 0; i < D; i++) {
+            d = fabs(x[0][i] - x[1][i]) > d ? fabs(x[0][i] - x[1][i]) : d;
+            top = fabs(x[0][i]) > top ? fabs(x[0][i]) : top;
+        }
+        NEAR(d / top, 0, run[k].tolerance);
+    }
+    in_case("%s", "");
+}
+
 /* ---- Coverage and noise ------------------------------------------------------------------ */
 
 /* A file's coverage, from text. */
@@ -666,6 +710,7 @@ int main(int argc, char **argv)
     test_black();
     test_closures();
     test_shift();
+    test_solvers();
     test_plans();
     test_swap();
     test_chi2();

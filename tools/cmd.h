@@ -157,6 +157,7 @@ int sheet_write(cmd *c, const di_problem *p, const make_spec *spec, const io_arr
 
 /* measure --simple FILE: what one would do without a prior: the known pixels' mean in a hole,
  * bicubic enlargement, or the measurement itself. */
+int simple_check(cmd *c, const di_problem *p); /* fails where there is none */
 int simple_answer(cmd *c, const di_problem *p, const io_array *y);
 
 /* ---- make_image.c */

@@ -61,6 +61,8 @@ int verb_measure(cmd *c)
     if (!code)
         code = make_problem(c->ctx, &spec, (int)x.c, (int)x.h, (int)x.w, &p);
     if (!code)
+        code = simple_check(c, p);
+    if (!code)
         code = measure_all(c, p, &spec, seed, &x, &y);
     if (!code && is_picture_name(out))
         cmd_note(c, "%s: clipped to 8 bits; use .npy to solve from it", out);

@@ -509,6 +509,8 @@ int cmd_parse(cmd *c, int argc, char **argv)
             code = take_file(c, arg + 1);
         } else if (eq && eq != arg && (!most || section)) {
             char key[128];
+            if (c->bit == V_MAKE && cmd_get(c, "what")) /* nothing else has parameters */
+                section = "what";
             snprintf(key, sizeof key, "%s%s%.*s", section ? section : "", section ? "." : "",
                      (int)(eq - arg), arg);
             code = take_setting(c, key, eq + 1, NULL);
