@@ -89,7 +89,8 @@ T       = $(B)/tests
 D       = build/double/tests
 TESTS   = ops fft problems solvers net hostile mo dmplug cps hole
 # A test's own sources beside tools/io.c.
-WITH_hole = $(filter-out tools/make_image.c,$(wildcard tools/make*.c)) tools/score.c tools/view_hole.c
+WITH_hole = $(filter-out tools/make_image.c,$(wildcard tools/make*.c)) \
+            tools/score.c tools/view_hole.c
 CHECK   = $(CC) $(WARN) -O2 $(EXACT) $(OMP) -I.
 test: all
 	@$(MAKE) --no-print-directory DOUBLE=1 diffinv-double libdiffinv-double.a

@@ -740,7 +740,7 @@ di_status di_svd_v(const di_problem *p, const di_real *xt, di_real *x)
 
 double di_rms(const di_real *a, size_t n) { return n ? sqrt(di_dot(a, a, n) / (double)n) : 0; }
 
-/* ||y - A(x)|| / sqrt(m), or sqrt(L / m) of a loss L of the problem's own; work (C,H,W of y). */
+/* ||y - A(x)|| / sqrt(m), or sqrt(L/m) of a loss L of the problem's own; work (C,H,W of y). */
 double di_residual(const di_problem *p, const di_real *x, const di_real *y, di_real *work)
 {
     size_t m = size3(p->y);

@@ -224,8 +224,8 @@ double di_hole_vis(const di_problem *p, const di_real *x, double *v);
 /* y = the measurement made of visibilities v (m,2) of noise sigma (m), NULL: the problem's. */
 void di_hole_measure(const di_problem *p, const double *v, const double *sigma, double flux,
                      di_real *y);
-/* Mean squares, 0 where there is nothing: ((|V| - amp) / sig)^2, 2 (1 - cos(cp_y - cp)) / sig^2,
-   ((lca - lca_y) / sig)^2; and ((flux - flux_y) / 2)^2. */
+/* Mean squares, 0 where there is nothing: ((|V| - amp)/sig)^2, 2 (1 - cos(cp_y - cp))/sig^2,
+   ((lca - lca_y)/sig)^2; and ((flux - flux_y)/2)^2. */
 void di_hole_chi2(const di_problem *p, const di_real *x, const di_real *y, double chi2[4]);
 
 /* Linear problems with an SVD A = U S V^T. Singular values in the order of the coordinates of

@@ -509,8 +509,8 @@ static di_status ddim(di_run *run)
    residual is 0 the gradient is 0 (theirs divides by zero); a prior without a variance head
    uses its fixed variance. */
 
-/* g = d||y - A(x0)||/dx (d sqrt(L)/dx, as InverseBench has it) = -J^T A'^T r/rho, J = (I/sqrt(abar) - sqrt(1/abar-1) J_e) where x0 was
-   not clipped */
+/* g = d||y - A(x0)||/dx = -J^T A'^T r/rho, J = (I/sqrt(abar) - sqrt(1/abar-1) J_e) where x0 was
+   not clipped. With a loss L of the problem's own it is d sqrt(L)/dx, as in InverseBench. */
 static void dps_gradient(di_run *run, inter *it)
 {
     double abar = it->s.abar[it->k];

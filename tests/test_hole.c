@@ -327,7 +327,8 @@ static void test_closures(void)
         int a = 8 * o.row[i].scan + o.row[i].a, b = 8 * o.row[i].scan + o.row[i].b;
         double turn = PI * (value_at((size_t)b, 5) - value_at((size_t)a, 5));
         double gain = (1.5 + value_at((size_t)a, 6)) * (1.5 + value_at((size_t)b, 6));
-        double re = v[2 * i], im = v[2 * i + 1], c = gain * di_cos(turn), s = gain * di_sin(turn);
+        double re = v[2 * i], im = v[2 * i + 1];
+        double c = gain * di_cos(turn), s = gain * di_sin(turn);
         v[2 * i] = re * c - im * s;
         v[2 * i + 1] = re * s + im * c;
     }
@@ -607,7 +608,7 @@ static void test_bad(void)
         refused(s, DI_EINPUT, bad[i].words);
     }
     in_case("%s", "");
-    EQUAL(open_text("1 ALMA PV 1e9 1e9 1\n", &o, "1,1,1,0.5"), DI_OK); /* now amplitudes count */
+    EQUAL(open_text("1 ALMA PV 1e9 1e9 1\n", &o, "1,1,1,0.5"), DI_OK); /* |V| counts */
     hole_free(&o);
     refused(open_text("1 ALMA PV 1e9 1e9 1\n", &o, "1,1,1"), DI_EUSAGE, "four numbers");
     make_begin(ctx, &spec, "blackhole");

@@ -1,7 +1,7 @@
 /* make_hole.c - stations, coverage and noise of black-hole imaging, see make_hole.h
  *
- * After eht-imaging (arXiv 1803.07088), as InverseBench and CPS use it. Ours: sidereal time by a
- * formula (0.5 s from theirs: UT1 is not UTC); pi in full, where theirs has 13 digits. */
+ * After eht-imaging (arXiv 1803.07088), as InverseBench and CPS use it. Ours: sidereal time by
+ * a formula (0.5 s from theirs: UT1 is not UTC); pi in full, where theirs has 13 digits. */
 #define DIFFINV_KERNELS
 #include "make_hole.h"
 
@@ -40,7 +40,7 @@ static const double *sefd(const char *array, const station *s)
     return strcmp(array, "m87") ? s->general : s->m87;
 }
 
-/* The station of that rank by ascending sqrt(R^2 + L^2); equal ones stay in the table's order. */
+/* The station of that rank by ascending sqrt(R^2 + L^2); equal ones stay in table order. */
 static const station *ranked(const char *array, int rank)
 {
     for (int i = 0; i < HOLE_STATIONS; i++) {
@@ -63,7 +63,7 @@ const char *hole_station(const char *array, int rank)
     return s ? s->name : NULL;
 }
 
-/* ==== Coverage from a plan ================================================================== */
+/* ==== Coverage from a plan =============================================================== */
 
 /* Place of a station in the frame that turns with the sky: out = (x', y', z). */
 static void turn(const station *s, double theta, double out[3])
@@ -82,8 +82,8 @@ static int sees(const double at[3], double dec)
     return up > di_sin(10 * PI / 180) && up < di_sin(85 * PI / 180);
 }
 
-/* Noise of Stokes I on a baseline, Jy: of each hand's product sqrt(S S / (2 B tau)) / 0.88, 0.88
-   for sampling with 2 bits; B = 2 GHz. */
+/* Noise of Stokes I on a baseline, Jy: of each hand's product sqrt(S S / (2 B tau)) / 0.88, B =
+   2 GHz, 0.88 for sampling with 2 bits. */
 static double thermal(const double *a, const double *b, double tau)
 {
     double r = sqrt(a[0] * b[0] / (2 * 2e9 * tau)) / 0.88;
@@ -141,7 +141,7 @@ di_status hole_text(di_ctx *ctx, const hole_plan *p, char **text)
                    "another start or more scans", p->source, p->scans, p->start);
 }
 
-/* ==== Coverage from text ==================================================================== */
+/* ==== Coverage from text ================================================================= */
 
 void hole_free(hole_uv *uv)
 {
@@ -208,8 +208,8 @@ static di_status read_line(di_ctx *ctx, const char *path, int line, const char *
         return di_fail(ctx, DI_EINPUT, "%s:%d: sigma is %g: thermal noise is positive, in Jy",
                        path, line, value[5]);
     if (last && value[0] < last->time)
-        return di_fail(ctx, DI_EINPUT, "%s:%d: the time goes back from %g to %g: sort the lines "
-                       "by time", path, line, last->time, value[0]);
+        return di_fail(ctx, DI_EINPUT, "%s:%d: the time goes back from %g to %g: sort the "
+                       "lines by time", path, line, last->time, value[0]);
     if (rank[1] == rank[2])
         return di_fail(ctx, DI_EINPUT, "%s:%d: a baseline joins two stations, not %s and %s",
                        path, line, hole_station(uv->array, rank[1]),
@@ -399,7 +399,7 @@ di_status hole_open(di_ctx *ctx, const make_spec *spec, hole_uv *uv)
     return s;
 }
 
-/* ==== The problem =========================================================================== */
+/* ==== The problem ======================================================================== */
 
 static di_status problem_hole(di_ctx *ctx, const make_spec *spec, int c, int h, int w,
                               di_problem **problem)
@@ -509,8 +509,8 @@ static int upwards(const void *a, const void *b)
    2.6 km apart and do not resolve the source. */
 static di_status short_flux(di_ctx *ctx, const noise *o, double *flux)
 {
-    int alma = find_station(o->uv->array, "ALMA", 4), apex = find_station(o->uv->array, "APEX",
-                                                                         4), n = 0;
+    int alma = find_station(o->uv->array, "ALMA", 4), n = 0;
+    int apex = find_station(o->uv->array, "APEX", 4);
     double *amp = malloc((size_t)o->uv->rows * sizeof *amp);
     if (!amp)
         return di_fail(ctx, DI_EMEMORY, "no memory for the flux");
@@ -524,9 +524,10 @@ static di_status short_flux(di_ctx *ctx, const noise *o, double *flux)
     if (n)
         *flux = (amp[(n - 1) / 2] + amp[n / 2]) / 2;
     free(amp);
-    return n ? DI_OK : di_fail(ctx, DI_EINPUT, "problem blackhole: noise=eht takes the flux from "
-                               "the baseline ALMA APEX, which the coverage lacks: give "
-                               "noise=vis_thermal");
+    if (n)
+        return DI_OK;
+    return di_fail(ctx, DI_EINPUT, "problem blackhole: noise=eht takes the flux from the "
+                   "baseline ALMA APEX, which the coverage lacks: give noise=vis_thermal");
 }
 
 static void entry_noise(const noise *o, di_real *y)

@@ -6,10 +6,10 @@
  *     TIME STATION1 STATION2 U V SIGMA
  *
  * TIME in hours (UT), ascending; lines of one time are one scan. U, V of the baseline STATION1
- * minus STATION2 in wavelengths. SIGMA > 0 in Jy, thermal noise of the real and of the imaginary
- * part of the visibility. Names are those of the station table (ALMA APEX PV LMT SMA JCMT SMT
- * SPT). Numbers have at most 15 digits. What the problem takes by default is such a text too, so
- * that a file of it measures the same bits. */
+ * minus STATION2 in wavelengths. SIGMA > 0 in Jy, thermal noise of the real and of the
+ * imaginary part of the visibility. Names are those of the station table (ALMA APEX PV LMT SMA
+ * JCMT SMT SPT). Numbers have at most 15 digits. What the problem takes by default is such a
+ * text too, so that a file of it measures the same bits. */
 #ifndef MAKE_HOLE_H
 #define MAKE_HOLE_H
 

@@ -9,8 +9,8 @@
 
 /* ==== What can be made ======================================================================
 
-   A row makes one array or one text. A parameter with the choice "LO:HI" is a number, or a range
-   A:B of which each picture draws its own: picture i of seed s is a pure function of both. */
+   A row makes one array or one text. A parameter with the choice "LO:HI" is a number, or a
+   range A:B of which each picture draws its own: picture i of seed s is a function of both. */
 
 typedef struct maker maker;
 typedef struct make_job {
@@ -174,7 +174,7 @@ static int draw_crescent(const make_job *j, di_real *x)
     {"north", "-4:4", "-100000:100000", ""}, \
     {"blur", blurred, "0:100000", "FWHM of a Gaussian over all"}
 
-/* ==== A telescopes' coverage ================================================================ */
+/* ==== A telescopes' coverage ============================================================= */
 
 static int write_uv(const make_job *j, char **words)
 {
@@ -189,7 +189,7 @@ static int write_uv(const make_job *j, char **words)
     return hole_text(j->c->ctx, &plan, words);
 }
 
-/* ==== The table and the verb ================================================================ */
+/* ==== The table and the verb ============================================================= */
 
 static const maker makers[] = {
     {"ring", "a blurred ring, brighter on one side", "64x64", 1, draw_ring, NULL,

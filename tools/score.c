@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ==== PSNR after a shift, and blurred ======================================================= */
+/* ==== PSNR after a shift, and blurred ==================================================== */
 
 typedef struct plane {
     size_t h, w;
@@ -117,7 +117,7 @@ int score_hole_psnr(const di_real *x, const di_real *truth, size_t h, size_t w, 
     return 0;
 }
 
-/* ==== Reported chi-squares ================================================================== */
+/* ==== Reported chi-squares =============================================================== */
 
 int score_hole_chi2(const di_problem *p, const di_real *x, const di_real *y, double out[2])
 {
@@ -137,7 +137,7 @@ int score_hole_chi2(const di_problem *p, const di_real *x, const di_real *y, dou
     return 0;
 }
 
-/* ==== Columns of a problem ================================================================== */
+/* ==== Columns of a problem =============================================================== */
 
 static void put(scores *s, const char *name, double v, int least)
 {

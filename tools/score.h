@@ -7,9 +7,10 @@
  *   psnr_fwhm0..20      of the picture so shifted, it and the truth blurred by a Gaussian of 0,
  *                       10, 15, 20 micro-arcseconds at half height
  *
- * PSNR is piq's, at most 80 dB. A trap: InverseBench prints the first four of these five PSNRs
- * under the names psnr, f=10, f=15, f=20, so what it calls f=10 is not blurred, f=15 is 10, f=20
- * is 15. Ours are named by what they are. */
+ * PSNR is piq's, at most 80 dB. The shifts are steps of 1.09 pixels on 64 and 0 is not among
+ * them, so even the truth scores 31 or so. A trap: InverseBench prints the first four of these
+ * five PSNRs under the names psnr, f=10, f=15, f=20, so what it calls f=10 is not blurred, its
+ * f=15 is 10, its f=20 is 15. Ours are named by what they are. */
 #ifndef SCORE_H
 #define SCORE_H
 
@@ -31,11 +32,11 @@ typedef struct scores {
     int least[SCORE_MOST];          /* the best of several is the least */
     double v[SCORE_MOST];
 } scores;
-/* y and its problem p, or truth, may be NULL: their columns are then missing. 0, or an exit code
- * of the context. */
+/* y and its problem p, or truth, may be NULL: their columns are then missing. 0, or an exit
+ * code, said in the context. */
 int score_of(di_ctx *ctx, const make_spec *spec, const di_problem *p, const di_real *x,
              const di_real *y, const di_real *truth, scores *s);
-/* The best of each column so far, as InverseBench reports several samples; begins with n = 0. */
+/* The best of each column so far, as InverseBench reports several samples; at first n = 0. */
 void score_best(scores *best, const scores *s);
 
 #endif

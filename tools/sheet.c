@@ -99,7 +99,7 @@ static const char *show_measurement(const di_problem *p, const di_real *y, di_re
     return NULL;
 }
 
-/* The view of a black hole's measurement, grey and of the picture's size: means of its blocks. */
+/* The view of a black hole's measurement, grey, in the picture's size: means of blocks. */
 static int small_view(const di_problem *p, const make_spec *spec, const di_real *y, di_real *x)
 {
     size_t m = count_of(p->y), h = (size_t)p->x[1], w = (size_t)p->x[2];

@@ -36,8 +36,8 @@ static int open_judge(cmd *c, const io_array *a, judge *q)
     if (!code && path)
         code = make_check_measurement(c->ctx, &q->spec, q->p, path, &q->y);
     if (!code && path && q->y.n != 1 && q->y.n != a->n)
-        code = di_fail(c->ctx, DI_EINPUT, "%s holds %zu measurements for %zu pictures: give one, "
-                       "or as many", path, q->y.n, a->n);
+        code = di_fail(c->ctx, DI_EINPUT, "%s holds %zu measurements for %zu pictures: give "
+                       "one, or as many", path, q->y.n, a->n);
     return code;
 }
 

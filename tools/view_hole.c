@@ -40,7 +40,7 @@ static int heat_maps(di_ctx *ctx, const io_array *a, io_array *out)
     return code ? (int)di_fail(ctx, DI_EMEMORY, "no memory for the view") : 0;
 }
 
-/* ==== The plane of baselines ================================================================ */
+/* ==== The plane of baselines ============================================================= */
 
 enum { PLANE = 513, RADIUS = 3 };
 
@@ -74,8 +74,8 @@ static int coverage(di_ctx *ctx, const make_spec *spec, const io_array *y, io_ar
     hole_uv uv;
     int code = hole_open(ctx, spec, &uv);
     if (!code && y->w != 2 * ((size_t)uv.rows + (size_t)uv.tri + (size_t)uv.quad) + 1)
-        code = di_fail(ctx, DI_EINPUT, "a measurement of %zu values is not one of this coverage, "
-                       "which has %d", y->w, 2 * (uv.rows + uv.tri + uv.quad) + 1);
+        code = di_fail(ctx, DI_EINPUT, "a measurement of %zu values is not one of this "
+                       "coverage, which has %d", y->w, 2 * (uv.rows + uv.tri + uv.quad) + 1);
     if (!code && io_make(out, 1, 3, PLANE, PLANE))
         code = di_fail(ctx, DI_EMEMORY, "no memory for the view");
     if (code) {
