@@ -171,6 +171,8 @@ struct di_problem {
                      di_real *gx);
     /* The loss that fits x to y, where it is not |A(x) - y|^2: see di_misfit. */
     double (*misfit)(const di_problem *p, const di_real *x, const di_real *y, di_real *half);
+    /* The same loss of a measurement q = A(x); half = half of its gradient in q, may be q. */
+    double (*loss)(const di_problem *p, const di_real *q, const di_real *y, di_real *half);
     /* A problem with unknowns beside the image, theta (extra): y = A(x, theta) and its VJP to
        both, gx and gtheta overwritten, either may be NULL. apply and vjp use the true theta. */
     size_t extra;
@@ -219,6 +221,35 @@ di_status di_problem_jpeg(di_ctx *ctx, int h, int w, int quality, di_problem **p
 /* y = A x, A (m,c*h*w) dense, y (1,1,m). */
 di_status di_problem_matrix(di_ctx *ctx, int c, int h, int w, int m, const di_real *a,
                             di_problem **p);
+/* Telescopes that see an image p = (x+1)/2, one pixel of value 1 the unit of brightness: the
+   visibilities V_i = sum_rc p[r][c] T(u_i) T(v_i) exp(2 pi i (u_i X_c + v_i Y_r)), with X_c =
+   d ((w-1)/2 - c), Y_r = d ((h-1)/2 - r), T(f) = (sin(pi f d) / (pi f d))^2, and of them what
+   the stations' own errors leave alone:
+     closure phase of a triangle     arg(V_ab V_bc V_ca), in (-pi,pi]
+     log closure amplitude           log|V_12| + log|V_34| - log|V_14| - log|V_23|
+   A measurement is (1,1,2m+2a+2b+1): m amplitudes and their sigmas, a closure phases and
+   sigmas, b log closure amplitudes and sigmas, the flux sum p. */
+typedef struct di_hole {
+    int vis, tri, quad;      /* m, a, b */
+    double pixel;            /* d, side of a pixel in radians */
+    const double *uv;        /* (m,2) in wavelengths */
+    const double *sigma;     /* (m) > 0, thermal noise of each part of V */
+    const int *triangle;     /* (a,3): k+1 for baseline k, -(k+1) where it is run backwards */
+    const int *quadrangle;   /* (b,4): baselines 12, 34, 14, 23, from 0 */
+    double weight[4];        /* of the loss, see di_problem_blackhole */
+} di_hole;
+/* The loss of InverseBench and CPS, 2 (w1 m chi2_amp + w2 a chi2_cp + w3 b chi2_lca + w4
+   chi2_flux), as di_hole_chi2 has them; the sigmas are those in y, constants. */
+di_status di_problem_blackhole(di_ctx *ctx, int h, int w, const di_hole *hole, di_problem **p);
+/* v (m,2) = V, real and imaginary parts. Returns the flux. */
+double di_hole_vis(const di_problem *p, const di_real *x, double *v);
+/* y = the measurement made of visibilities v (m,2) of noise sigma (m), NULL: the problem's. */
+void di_hole_measure(const di_problem *p, const double *v, const double *sigma, double flux,
+                     di_real *y);
+/* Mean squares, 0 where there is nothing: ((|V| - amp)/sig)^2, 2 (1 - cos(cp_y - cp))/sig^2,
+   ((lca - lca_y)/sig)^2; and ((flux - flux_y)/2)^2. */
+void di_hole_chi2(const di_problem *p, const di_real *x, const di_real *y, double chi2[4]);
+
 /* Linear problems with an SVD A = U S V^T. Singular values in the order of the coordinates of
    V^T x (count C*H*W; 0 where A^+ drops a direction), and the two orthogonal maps. */
 di_status di_svd_values(const di_problem *p, di_real *s);
@@ -346,6 +377,7 @@ double di_exp(double x);
 double di_log(double x);
 double di_sin(double x); /* |x| < 1e6 */
 double di_cos(double x);
+double di_atan2(double y, double x);
 int di_parse(const char *s, size_t len, double *value); /* the whole text; 0 on success */
 
 /* ---- Random numbers: Philox4x32-10, a pure function of its arguments --------------------- */

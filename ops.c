@@ -1423,6 +1423,69 @@ double di_cos(double x)
     return (q + 1) & 2 ? -y : y;
 }
 
+/* atan(y/x), 0 <= y <= x, x > 0, in two parts: the nearest k/16 = c leaves the angle s away,
+   tan s = (y - c x) / (x + c y), |tan s| < 1/31. Returns the large part. */
+static double octant(double y, double x, double *small)
+{
+    static const double angle[17][2] = { /* atan(k/16), and what the double lacks */
+        { 0.0, 0.0 }, { 0.06241880999595735, -1.5490756308295046e-18 },
+        { 0.12435499454676144, -3.1253241424539383e-18 },
+        { 0.18534794999569476, 4.180692268843079e-18 },
+        { 0.24497866312686414, 1.0698755618734451e-17 },
+        { 0.3028848683749714, -1.1010827903001369e-17 },
+        { 0.35877067027057225, -2.4623815582638635e-17 },
+        { 0.4124104415973873, -1.587652227770689e-17 },
+        { 0.4636476090008061, 2.2698777452961687e-17 },
+        { 0.5123894603107377, -2.5462781472855804e-17 },
+        { 0.5585993153435624, -5.4556305485916264e-18 },
+        { 0.6022873461349642, 2.950430737228402e-17 },
+        { 0.6435011087932844, 1.5834785051444286e-17 },
+        { 0.6823165548747481, 6.943223671560008e-18 },
+        { 0.7188299996216245, -2.1478388444456983e-17 },
+        { 0.7531512809621944, -2.4256934659182068e-17 },
+        { 0.7853981633974483, 3.061616997868383e-17 }
+    };
+    int k = (int)rint(16 * (y / x));
+    double c = k / 16.0, s = (y - c * x) / (x + c * y), z = s * s, p = 1.0 / 13;
+    for (int i = 11; i >= 3; i -= 2)
+        p = 1.0 / i - z * p;
+    *small = angle[k][1] + (s - s * z * p);
+    return angle[k][0];
+}
+
+static int minus(double x) { return x < 0 || (x == 0 && 1 / x < 0); }
+
+/* The angle of (x,y) in [-pi,pi]; signed zeros and infinities as in the C standard. */
+double di_atan2(double y, double x)
+{
+    if (x != x || y != y)
+        return x + y;
+    double a = fabs(y), b = fabs(x), top = a > b ? a : b, small, big;
+    if (top > 1.7976931348623157e308) { /* infinite */
+        a = a == top;
+        b = b == top;
+    } else if (top > 1e300 || top < 1e-270) {
+        a *= top > 1 ? ldexp(1, -64) : ldexp(1, 200);
+        b *= top > 1 ? ldexp(1, -64) : ldexp(1, 200);
+    }
+    if (top == 0)
+        b = 1;
+    const double half = 1.57079632679489661923, rest = 6.12323399573676603587e-17; /* pi/2 */
+    if (a <= b) {
+        big = octant(a, b, &small);
+    } else {
+        big = half - octant(b, a, &small);
+        small = rest - small;
+    }
+    if (minus(x)) {
+        double turned = 2 * half - big;
+        small = ((2 * half - turned) - big) + (2 * rest - small);
+        big = turned;
+    }
+    double angle = big + small;
+    return minus(y) ? -angle : angle;
+}
+
 /* [-+]digits[.digits][e[-+]digits]: at most 15 significant digits, one exact division. */
 int di_parse(const char *s, size_t len, double *value)
 {

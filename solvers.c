@@ -29,6 +29,9 @@ struct di_run {
     void *table;                 /* a solver's schedule, freed when it returns */
     double own[4];               /* a solver's numbers beside its arrays, saved with them */
     double *t;                   /* network times, as many as images in a network call */
+    double *loss;                /* (n) of the last residual, of a problem with its own loss */
+    double *pull;                /* (m), half (m): for such a one, of solvers with particles */
+    di_real *half;
     int step, steps;
     double wmv;                  /* for the report */
     di_cost cost;
@@ -136,14 +139,34 @@ static di_status denoise(di_run *run, size_t n, double sigma, const di_real *x, 
     return run->ctx->status;
 }
 
-/* r = y - A(x0), per sample; y is shared. */
+/* r = y - A(x0), per sample; y is shared. For a problem with a loss L of its own r = minus half
+   of dL/dA, which for the square is the same, and run->loss keeps L. */
 static void residual(di_run *run, const di_real *x0, di_real *r)
 {
-    di_apply(run->problem, run->n, x0, r);
+    const di_problem *p = run->problem;
+    di_apply(p, run->n, x0, r);
     run->cost.apply += run->n;
-    for (size_t j = 0; j < run->n; j++)
+    for (size_t j = 0; j < run->n; j++) {
+        di_real *q = r + j * run->m;
+        if (p->loss)
+            run->loss[j] = p->loss(p, q, run->y, q);
         for (size_t i = 0; i < run->m; i++)
-            r[j * run->m + i] = run->y[i] - r[j * run->m + i];
+            q[i] = p->loss ? -q[i] : run->y[i] - q[i];
+    }
+}
+
+/* sqrt(L) of sample j, the norm of its residual */
+static double norm_of(const di_run *run, size_t j, const di_real *r)
+{
+    r += j * run->m;
+    return sqrt(run->problem->loss ? run->loss[j] : di_dot(r, r, run->m));
+}
+
+/* and for reports, per entry: that of the first sample */
+static double rms_of(const di_run *run, size_t j, const di_real *r)
+{
+    return run->problem->loss ? sqrt(run->loss[j] / (double)run->m)
+                              : di_rms(r + j * run->m, run->m);
 }
 
 /* start=pinv: mu = A^+ y at the start of a run, where the problem has one; else mu stays 0. */
@@ -487,7 +510,7 @@ static di_status ddim(di_run *run)
    uses its fixed variance. */
 
 /* g = d||y - A(x0)||/dx = -J^T A'^T r/rho, J = (I/sqrt(abar) - sqrt(1/abar-1) J_e) where x0 was
-   not clipped */
+   not clipped. With a loss L of the problem's own it is d sqrt(L)/dx, as in InverseBench. */
 static void dps_gradient(di_run *run, inter *it)
 {
     double abar = it->s.abar[it->k];
@@ -496,7 +519,7 @@ static void dps_gradient(di_run *run, inter *it)
     residual(run, it->x0, it->r);                                       /* y - A(x0) */
     for (size_t j = 0; j < run->n; j++) {
         di_real *r = it->r + j * run->m;
-        double rho = sqrt(di_dot(r, r, run->m));
+        double rho = norm_of(run, j, it->r);
         it->resid = j ? it->resid : rho / sqrt((double)run->m);
         for (size_t i = 0; i < run->m; i++)
             r[i] = rho > 0 ? (di_real)(r[i] / rho) : 0;
@@ -828,7 +851,7 @@ static void mo_call(di_run *run, const mo *m, const di_real *init, double sigma,
     for (int k = 0; k < m->N && !run->ctx->status; k++) {
         residual(run, m->z, m->r);
         for (size_t j = 0; k == m->N - 1 && j < run->n; j++)
-            if (!(di_rms(m->r + j * run->m, run->m) <= 1e3 * (1 + di_rms(run->y, run->m))))
+            if (!(rms_of(run, j, m->r) <= 1e3 * (1 + di_rms(run->y, run->m))))
                 di_fail(run->ctx, DI_ENUMERIC, "%s: the Langevin steps diverge at step %d of "
                         "%d: eta/tau^2 is too large for this problem, lower eta; the last good "
                         "estimate is kept", run->solver->name, run->step + 1, run->steps);
@@ -850,7 +873,7 @@ static void mo_call(di_run *run, const mo *m, const di_real *init, double sigma,
 static double mo_residual(di_run *run, const di_real *xh, di_real *r)
 {
     residual(run, xh, r);
-    return di_rms(r, run->m);
+    return rms_of(run, 0, r);
 }
 
 /* The levels of an MO run: EDM's, down to smin_rel * sigma_y and then to 0. For a Gaussian
@@ -963,7 +986,7 @@ static di_status reddiff(di_run *run)
         for (size_t i = 0; i < all; i++)
             g[i] = (di_real)(w * (xt[i] - eps[i]) - obs * g[i]);        /* Alg.1 l.6 */
         adam_step(&opt, run->steps - k, g, mu, all);                    /* Alg.1 l.7 */
-        done(run, t, snrinv, di_rms(r, run->m), mu, x0p);
+        done(run, t, snrinv, rms_of(run, 0, r), mu, x0p);
     }
     return run->ctx->status ? run->ctx->status : finish(run, x0p);
 }
@@ -1137,7 +1160,7 @@ static di_status dmplug(di_run *run)
         run->own[1] = w.wait;
         run->own[2] = w.least;
         run->own[3] = stop;
-        double resid = di_rms(r, run->m);
+        double resid = rms_of(run, 0, r);
         if (!stop) {
             for (size_t i = 0; i < run->m; i++)
                 r[i] *= (di_real)(-2.0 / (double)run->m);
@@ -1197,6 +1220,8 @@ static void particle_plan(const di_run *run, di_plan *plan)
     plan->batch = batch;
     plan->elements = (run->d + N) * (sizeof(double) / sizeof(di_real))
                      + (4 + 2 * batch) * run->d + N * run->m;
+    if (run->problem && run->problem->loss)
+        plan->elements += run->m * (sizeof(double) / sizeof(di_real) + 1);
 }
 
 /* A prior that is poor near t = 1 throws the state off its level's scale, 1. */
@@ -1208,12 +1233,28 @@ static void watch_scale(di_run *run, const di_real *x)
                  "scale: the prior is poor at noise this strong", run->step + 1, rms);
 }
 
+/* run->pull = the mean over particles q (N,m) of half of dL/dq, of a problem's own loss L.
+   Returns the mean of L. */
+static double cps_pull(di_run *run, const di_real *q, int N)
+{
+    double loss = 0;
+    memset(run->pull, 0, run->m * sizeof *run->pull);
+    for (int n = 0; n < N; n++, q += run->m) {
+        loss += run->problem->loss(run->problem, q, run->y, run->half) / N;
+        for (size_t k = 0; k < run->m; k++)
+            run->pull[k] += run->half[k] / N;
+    }
+    return loss;
+}
+
 /* g (d) = sum_n c_n eps_n, c_n = <qbar - y, q_n - qbar> / N; c (N) and z (d) are scratch.
-   Returns ||qbar - y|| / sqrt(m). */
+   Returns ||qbar - y|| / sqrt(m). With a loss of the problem's own run->pull stands for
+   qbar - y, as in the program. */
 static double cps_direction(di_run *run, const di_real *q, int N, uint32_t serial, size_t mark,
                             di_real *z, double *c, double *g)
 {
-    double sum = 0;
+    const double *pull = run->pull;
+    double sum = pull ? cps_pull(run, q, N) : 0;
     memset(c, 0, (size_t)N * sizeof *c);
     memset(g, 0, run->d * sizeof *g);
     for (size_t k = 0; k < run->m; k++) {
@@ -1221,10 +1262,10 @@ static double cps_direction(di_run *run, const di_real *q, int N, uint32_t seria
         for (int n = 0; n < N; n++)
             qbar += q[(size_t)n * run->m + k];
         qbar /= N;
-        double e = qbar - run->y[k];                                    /* half of dL/dq */
+        double e = pull ? pull[k] : qbar - run->y[k];                   /* half of dL/dq */
         for (int n = 0; n < N; n++)
             c[n] += e * (q[(size_t)n * run->m + k] - qbar) / N;
-        sum += e * e;
+        sum += pull ? 0 : e * e;
     }
     for (int n = 0; n < N; n++) {
         again(run, mark, n, serial, z);
@@ -1255,6 +1296,10 @@ static di_status seek_open(di_run *run, seek *s, const char *hole)
         return run->ctx->status;
     s->c = (double *)(void *)take(run, (d + (size_t)s->N) * (sizeof(double) / sizeof *s->x));
     s->dir = s->c + s->N;
+    if (run->problem->loss) {
+        run->pull = (double *)(void *)take(run, run->m * (sizeof(double) / sizeof *s->x));
+        run->half = take(run, run->m);
+    }
     s->x = take(run, d);
     s->mu = take(run, d);
     s->u = take(run, d);
@@ -1355,9 +1400,12 @@ static di_status scg(di_run *run)
             if (guided)
                 particles(run, &s.g, i, f, s.mu, serial, s.N, s.batch, s.p, s.q);   /* l.2 */
             for (int n = 0; guided && n < s.N; n++) {
+                const di_real *q = s.q + (size_t)n * m;
                 double loss = 0;
-                for (size_t k = 0; k < m; k++) {
-                    double r = (double)s.q[(size_t)n * m + k] - run->y[k];
+                if (run->half)
+                    loss = run->problem->loss(run->problem, q, run->y, run->half);
+                for (size_t k = 0; !run->half && k < m; k++) {
+                    double r = (double)q[k] - run->y[k];
                     loss += r * r;
                 }
                 best = n && !(loss < least) ? best : n;
@@ -1513,6 +1561,7 @@ static const di_solver solvers[] = {
               changes nothing where the Langevin steps reach the data (random: 25.88) */
 static const di_default defaults[] = {
     { "dps", "inpaint", "scale", "0.5" },
+    { "dps", "blackhole", "scale", "0.001" },
     { "reddiff", "inpaint", "lr", "0.25" },
     { "reddiff", "inpaint", "lambda", "1" },
     { "reddiff", "gblur", "lr", "0.5" },
@@ -1911,7 +1960,9 @@ di_status di_run_go(di_run *run, const di_real *y, uint64_t seed, uint64_t first
     memset(&run->cost, 0, sizeof run->cost);
     memset(x, 0, n * run->d * sizeof *x);
     run->work = di_new(run->ctx, plan.elements, sizeof(di_real));
-    run->t = di_new(run->ctx, plan.batch > run->n ? plan.batch : run->n, sizeof(double));
+    size_t times = plan.batch > run->n ? plan.batch : run->n;
+    run->t = di_new(run->ctx, times + run->n, sizeof(double));
+    run->loss = run->t ? run->t + times : NULL;
     di_status s = DI_EMEMORY;
     if (run->work && run->t)
         s = run->saved ? resume(run, x) : DI_OK;
@@ -1931,6 +1982,7 @@ di_status di_run_go(di_run *run, const di_real *y, uint64_t seed, uint64_t first
     di_free(run->ctx, run->work);
     di_free(run->ctx, run->t);
     run->work = NULL;
-    run->t = NULL;
+    run->t = run->loss = run->pull = NULL;
+    run->half = NULL;
     return s;
 }

@@ -12,6 +12,7 @@
  *   view.c      view: an array as a person wants to see it
  *   selftest.c  selftest: whether this installation computes the right bits
  *   sheet.c     the sheet of pictures that solve makes
+ *   make_image.c  make: test pictures, coverages
  *   show.c      eval, info, list, net, op: the verbs that show something
  *
  * Everything that can fail returns nonzero and leaves one line and the exit code in the
@@ -28,7 +29,7 @@
 
 enum {
     V_MEASURE = 1, V_SOLVE = 2, V_SAMPLE = 4, V_EVAL = 8, V_INFO = 16, V_LIST = 32, V_NET = 64,
-    V_OP = 128, V_VIEW = 256, V_SELFTEST = 512, V_ALL = 1023
+    V_OP = 128, V_VIEW = 256, V_SELFTEST = 512, V_MAKE = 1024, V_ALL = 2047
 };
 
 typedef struct setting {
@@ -177,6 +178,7 @@ int sheet_write(cmd *c, const di_problem *p, const make_spec *spec, const io_arr
 
 /* measure --simple FILE: what one would do without a prior: the known pixels' mean in a hole,
  * bicubic enlargement, or the measurement itself. */
+int simple_check(cmd *c, const di_problem *p); /* fails where there is none */
 int simple_answer(cmd *c, const di_problem *p, const io_array *y);
 
 /* ---- view.c */
@@ -184,6 +186,10 @@ int simple_answer(cmd *c, const di_problem *p, const io_array *y);
 /* Pictures (N,1 or 3,H,W) as a grid, other channels as panels: a picture (1,1 or 3,H',W') large
  * enough to look at. 0 or IO_MEMORY. */
 int view_plain(io_array *out, const io_array *a);
+
+/* ---- make_image.c */
+
+void make_list(int defaults); /* diffinv list makers */
 
 /* ---- the verbs: main.c holds their table */
 
@@ -197,6 +203,7 @@ int verb_net(cmd *c);
 int verb_op(cmd *c);
 int verb_view(cmd *c);
 int verb_selftest(cmd *c);
+int verb_make(cmd *c);
 
 const char *verb_names(unsigned bits); /* "solve and sample", for messages */
 unsigned verb_bit(const char *name);

@@ -114,12 +114,13 @@ static const char help_info[] =
     "  diffinv info -w portraits64 -s dps --size 64x64\n";
 
 static const char help_list[] =
-    "diffinv list solvers | problems | priors | isa [--defaults]\n"
+    "diffinv list solvers | problems | priors | makers | isa [--defaults]\n"
     "\n"
     "  solvers     algorithms, the paper of each, what they need\n"
     "  problems    what can be measured\n"
     "  priors      weight files found beside the command, installed, or in\n"
     "              DIFFINV_WEIGHTS, and the priors made from arrays\n"
+    "  makers      what diffinv make can make\n"
     "  isa         instruction sets this machine can use\n"
     "  --defaults  parameters too: default, range, source\n"
     "\n"
@@ -190,6 +191,21 @@ static const char help_op[] =
     "Example:\n"
     "  diffinv op -p sr factor=4 -i x.npy -o y.npy\n";
 
+static const char help_make[] =
+    "diffinv make WHAT key=value... -o FILE\n"
+    "\n"
+    "Makes test pictures, and other inputs that a program can make.\n"
+    "\n"
+    "  ring, crescent   what a black hole may look like; uv: what telescopes cover\n"
+    "                   (diffinv list makers --defaults)\n"
+    "  key=A:B          each picture draws its own value in that range\n"
+    "  -n N, --seed S   how many (1); picture k depends on the seed (0) and k only\n"
+    "  --size HxW       of a picture (64x64)\n"
+    "  -o FILE          .npy .png .ppm .pgm .pfm; a text as it is\n"
+    "\n"
+    "Example:\n"
+    "  diffinv make ring diameter=42 angle=180 -o ring.npy\n";
+
 static const struct verb {
     const char *name, *title, *help;
     unsigned bit;
@@ -206,6 +222,7 @@ static const struct verb {
     {"op", "a problem's map and its derivative on arrays", help_op, V_OP, verb_op},
     {"selftest", "whether this installation computes the right bits", help_selftest,
      V_SELFTEST, verb_selftest},
+    {"make", "make test pictures and other inputs", help_make, V_MAKE, verb_make},
 };
 enum { VERBS = sizeof verbs / sizeof verbs[0] };
 

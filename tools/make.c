@@ -272,7 +272,7 @@ di_status make_mask(di_ctx *ctx, const char *text, const char *at, const char *m
 static const make_kind *const kinds[] = {
     &make_denoise, &make_inpaint, &make_sr, &make_gblur, &make_matrix,
     &make_motion, &make_nlblur, &make_blind, &make_turbulence, &make_hdr, &make_colorize,
-    &make_jpeg,
+    &make_jpeg, &make_blackhole,
 };
 enum { KINDS = sizeof kinds / sizeof kinds[0] };
 
@@ -295,6 +295,17 @@ const char *make_kind_nearest(const char *name)
     for (int i = 0; i < KINDS; i++)
         words[i] = kinds[i]->name;
     return di_nearest(name, words, KINDS);
+}
+
+static const make_extra *const extras[] = {&make_extra_blackhole};
+
+const make_extra *make_extra_of(const make_kind *kind)
+{
+    static const make_extra none = {"", 0, NULL, NULL};
+    for (size_t i = 0; i < sizeof extras / sizeof extras[0]; i++)
+        if (!strcmp(extras[i]->problem, kind->name))
+            return extras[i];
+    return &none;
 }
 
 /* ==== Problems from text ================================================================ */
@@ -372,11 +383,12 @@ double make_sigma(const make_spec *spec)
     return make_number(spec, "sigma");
 }
 
-di_status make_check_measurement(di_ctx *ctx, const di_problem *p, const char *path,
-                                 const io_array *y)
+di_status make_check_measurement(di_ctx *ctx, const make_spec *spec, const di_problem *p,
+                                 const char *path, const io_array *y)
 {
+    const make_extra *extra = make_extra_of(spec->kind);
     if (y->c == (size_t)p->y[0] && y->h == (size_t)p->y[1] && y->w == (size_t)p->y[2])
-        return DI_OK;
+        return extra->check ? extra->check(ctx, spec, p, path, y) : DI_OK;
     return di_fail(ctx, DI_EINPUT, "%s is %zux%zux%zu, problem %s measures %dx%dx%d: measure "
                    "the picture again", path, y->c, y->h, y->w, p->name, p->y[0], p->y[1],
                    p->y[2]);
@@ -417,6 +429,16 @@ di_status make_noise(di_ctx *ctx, const make_spec *spec, const di_problem *p, ui
     if (spec->kind->noise)
         return spec->kind->noise(ctx, spec, p, seed, sample, y);
     return make_gaussian_noise(ctx, make_sigma(spec), p, seed, sample, y);
+}
+
+di_status make_measure(di_ctx *ctx, const make_spec *spec, const di_problem *p, uint64_t seed,
+                       size_t sample, const di_real *x, di_real *y)
+{
+    const make_extra *extra = make_extra_of(spec->kind);
+    if (extra->measure)
+        return extra->measure(ctx, spec, p, seed, sample, x, y);
+    di_status s = di_apply(p, 1, x, y);
+    return s ? s : make_noise(ctx, spec, p, seed, sample, y);
 }
 
 /* ==== Denoising, inpainting, super-resolution, Gaussian blur, any matrix ================= */

@@ -30,7 +30,22 @@ typedef struct make_kind {
 
 extern const make_kind make_denoise, make_inpaint, make_sr, make_gblur, make_matrix;
 extern const make_kind make_motion, make_nlblur, make_blind, make_turbulence, make_hdr,
-    make_colorize, make_jpeg;
+    make_colorize, make_jpeg, make_blackhole;
+
+/* What few problems have beside their row; any function may be NULL. */
+typedef struct make_extra {
+    const char *problem;
+    int apart;                      /* its images are no photographs: measure takes them as
+                                       they are, unless -w names a prior */
+    /* y = the noisy measurement number `sample` of the seed of x, in place of A(x) + noise. */
+    di_status (*measure)(di_ctx *ctx, const make_spec *spec, const di_problem *p, uint64_t seed,
+                         size_t sample, const di_real *x, di_real *y);
+    /* Whether the values of y, of the right shape, can be measurements. */
+    di_status (*check)(di_ctx *ctx, const make_spec *spec, const di_problem *p,
+                       const char *path, const io_array *y);
+} make_extra;
+extern const make_extra make_extra_blackhole;
+const make_extra *make_extra_of(const make_kind *kind); /* all NULL where it has none */
 
 /* Parameters that many problems have. */
 #define MAKE_SIGMA_OF(value) \
@@ -70,13 +85,16 @@ double make_sigma(const make_spec *spec);                     /* on [-1,1] */
 
 /* The shape x of the images that have measurements of shape y; (1,1,d) for a matrix. */
 di_status make_image_shape(di_ctx *ctx, const make_spec *spec, const int y[3], int x[3]);
-/* Fails if y does not have the shape of the problem's measurements. */
-di_status make_check_measurement(di_ctx *ctx, const di_problem *p, const char *path,
-                                 const io_array *y);
+/* Fails if y does not have the shape of the problem's measurements, or not their values. */
+di_status make_check_measurement(di_ctx *ctx, const make_spec *spec, const di_problem *p,
+                                 const char *path, const io_array *y);
 di_status make_problem(di_ctx *ctx, const make_spec *spec, int c, int h, int w,
                        di_problem **problem);
 di_status make_noise(di_ctx *ctx, const make_spec *spec, const di_problem *p, uint64_t seed,
                      size_t sample, di_real *y);
+/* y = measurement number `sample` of the seed of x: A(x) and noise. */
+di_status make_measure(di_ctx *ctx, const make_spec *spec, const di_problem *p, uint64_t seed,
+                       size_t sample, const di_real *x, di_real *y);
 
 di_status make_gaussian_noise(di_ctx *ctx, double sigma, const di_problem *p, uint64_t seed,
                               size_t sample, di_real *y);

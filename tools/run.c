@@ -1,6 +1,7 @@
 /* run.c - measure, solve, sample: the verbs that run something long */
 #define _XOPEN_SOURCE 700
 #include "job.h"
+#include "score.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -18,20 +19,20 @@ static int measure_all(cmd *c, const di_problem *p, const make_spec *spec, uint6
     if (io_make(y, x->n, (size_t)p->y[0], (size_t)p->y[1], (size_t)p->y[2]))
         return no_memory(c, "the measurement");
     int code = 0;
-    for (size_t i = 0; !code && i < x->n; i++) {
-        code = di_apply(p, 1, x->v + i * n, y->v + i * m);
-        if (!code)
-            code = make_noise(c->ctx, spec, p, seed, i, y->v + i * m);
-    }
+    for (size_t i = 0; !code && i < x->n; i++)
+        code = make_measure(c->ctx, spec, p, seed, i, x->v + i * n, y->v + i * m);
     return code;
 }
 
-/* The prior that the pictures are brought to: the default one only if it is there. */
-static int measure_prior(cmd *c, weights *w, int *known)
+/* The prior that the pictures are brought to: the default one only if it is there, and for
+   photographs. */
+static int measure_prior(cmd *c, const make_spec *spec, weights *w, int *known)
 {
     char path[1024];
     const char *name = cmd_get(c, "weights");
     *known = 0;
+    if (!name && make_extra_of(spec->kind)->apart)
+        return 0;
     if (name ? !strcmp(name, "none") : weights_find(c, "portraits64", path))
         return 0;
     *known = 1;
@@ -52,13 +53,15 @@ int verb_measure(cmd *c)
     if (!code)
         code = cmd_check_output(c, "simple", 1);
     if (!code)
-        code = measure_prior(c, &w, &known);
+        code = measure_prior(c, &spec, &w, &known);
     io_array x = {0, 0, 0, 0, NULL, 0}, y = x;
     di_problem *p = NULL;
     if (!code)
         code = input_pictures(c, in, known ? &w : NULL, &x);
     if (!code)
         code = make_problem(c->ctx, &spec, (int)x.c, (int)x.h, (int)x.w, &p);
+    if (!code)
+        code = simple_check(c, p);
     if (!code)
         code = measure_all(c, p, &spec, seed, &x, &y);
     if (!code && is_picture_name(out))
@@ -205,7 +208,7 @@ static int solve_measurement(job *j)
     if (!code)
         code = make_problem(c->ctx, &j->spec, x[0], x[1], x[2], &j->problem);
     if (!code)
-        code = make_check_measurement(c->ctx, j->problem, path, y);
+        code = make_check_measurement(c->ctx, &j->spec, j->problem, path, y);
     return code;
 }
 
@@ -230,9 +233,31 @@ static int solve_truth(job *j)
     return 0;
 }
 
+/* The problem's own columns of image i: its names or its values. */
+static int own_scores(job *j, size_t i, scores *s)
+{
+    size_t n = image_size(j->prior), k = i / (size_t)j->samples;
+    const di_real *truth = j->truth.v;
+    if (truth && j->truth.n > 1)
+        truth += k * n;
+    return score_of(j->c->ctx, &j->spec, j->problem, j->out.v + i * n,
+                    j->y.v + k * measurement_size(j->problem), truth, s);
+}
+
+static void print_scores(job *j, const scores *s, int names)
+{
+    for (int k = 0; k < s->n; k++) {
+        if (names)
+            job_print(j, "\t%s", s->name[k]);
+        else
+            job_print(j, "\t%.4f", s->v[k]);
+    }
+    job_print(j, "\n");
+}
+
 /* One line of the result for image i of the call just done, and sums for the mean line. What
    a call cost is shared by its images alike. */
-static void print_line(job *j, size_t i)
+static int print_line(job *j, size_t i)
 {
     di_cost cost = di_run_cost(j->run);
     unsigned long long n = j->now;
@@ -240,6 +265,9 @@ static void print_line(job *j, size_t i)
     size_t k = i / (size_t)j->samples, m = measurement_size(j->problem);
     size_t c = (size_t)j->prior->c, h = (size_t)j->prior->h, w = (size_t)j->prior->w;
     double v[4] = {NAN, 0, 0, 0};
+    scores s;
+    if (own_scores(j, i, &s))
+        return DI_EMEMORY;
     di_real *work = malloc(m * sizeof *work);
     if (work)
         v[0] = di_residual(j->problem, x, j->y.v + k * m, work);
@@ -252,24 +280,47 @@ static void print_line(job *j, size_t i)
         v[2] = pic_ssim_piq(x, t, c, h, w);
         v[3] = pic_ssim(x, t, c, h, w);
         if (v[2] == -HUGE_VAL || v[3] == -HUGE_VAL)
-            no_memory(j->c, "the comparison");
-        char oracle[64] = "";
-        if (j->oracle)
-            snprintf(oracle, sizeof oracle, "\t%llu of %llu",
-                     (unsigned long long)j->at.best_step, (unsigned long long)j->at.step);
-        if (!i)
-            job_print(j, "image\tresidual\tpsnr\tssim_piq\tssim_skimage%s\n",
+            return no_memory(j->c, "the comparison");
+        if (!i) {
+            job_print(j, "image\tresidual\tpsnr\tssim_piq\tssim_skimage%s",
                       j->oracle ? "\toracle_iterate" : "");
-        job_print(j, "%zu\t%.6g\t%.4f\t%.4f\t%.4f%s\n", i, v[0], v[1], v[2], v[3], oracle);
+            print_scores(j, &s, 1);
+        }
+        job_print(j, "%zu\t%.6g\t%.4f\t%.4f\t%.4f", i, v[0], v[1], v[2], v[3]);
+        if (j->oracle)
+            job_print(j, "\t%llu of %llu", (unsigned long long)j->at.best_step,
+                      (unsigned long long)j->at.step);
     } else {
-        if (!i)
-            job_print(j, "image\tresidual\tnet\tnet_vjp\tapply\tapply_vjp\tseconds\n");
-        job_print(j, "%zu\t%.6g\t%llu\t%llu\t%llu\t%llu\t%.2f\n", i, v[0], cost.net / n,
+        if (!i) {
+            job_print(j, "image\tresidual\tnet\tnet_vjp\tapply\tapply_vjp\tseconds");
+            print_scores(j, &s, 1);
+        }
+        job_print(j, "%zu\t%.6g\t%llu\t%llu\t%llu\t%llu\t%.2f", i, v[0], cost.net / n,
                   cost.net_vjp / n, cost.apply / n, cost.apply_vjp / n,
                   (j->at.call_seconds + seconds() - j->began) / (double)n);
     }
+    print_scores(j, &s, 0);
     for (int q = 0; q < 4; q++)
         j->at.sum[q] += v[q];
+    return 0;
+}
+
+/* Means, but of the problem's own scores the best, as InverseBench reports several samples. */
+static int print_average(job *j)
+{
+    const double *sum = j->at.sum, n = (double)j->images;
+    scores s, best = {0, {NULL}, {0}, {0}};
+    for (size_t i = 0; i < j->images; i++) {
+        if (own_scores(j, i, &s))
+            return DI_EMEMORY;
+        score_best(&best, &s);
+    }
+    job_print(j, "mean\t%.6g\t%.4f\t%.4f\t%.4f%s", sum[0] / n, sum[1] / n, sum[2] / n,
+              sum[3] / n, j->oracle ? "\t-" : "");
+    for (int k = 0; k < best.n; k++)
+        job_print(j, "\tbest %.4f", best.v[k]);
+    job_print(j, "\n");
+    return 0;
 }
 
 /* The pixelwise mean of a measurement's samples against the truth: it scores higher than they
@@ -310,14 +361,13 @@ static int solve_all(job *j, size_t *done)
         code = job_go(j, j->y.v + j->at.image / (size_t)j->samples * m, done);
         if (code)
             return code;
-        for (size_t i = 0; i < j->now; i++)
-            print_line(j, (size_t)j->at.image + i);
+        for (size_t i = 0; !code && i < j->now; i++)
+            code = print_line(j, (size_t)j->at.image + i);
         job_next(j);
     }
-    if (j->images > 1 && j->truth.v)
-        job_print(j, "mean\t%.6g\t%.4f\t%.4f\t%.4f%s\n", sum[0] / n, sum[1] / n, sum[2] / n,
-                  sum[3] / n, j->oracle ? "\t-" : "");
-    if (j->samples > 1 && j->truth.v)
+    if (!code && j->images > 1 && j->truth.v)
+        code = print_average(j);
+    if (!code && j->samples > 1 && j->truth.v)
         code = print_mean(j);
     if (!code)
         code = cmd_fact(c, "info.residual", "%.6g", sum[0] / n);

@@ -265,15 +265,17 @@ enum {
 /* In the order in which a record lists them. */
 static const option options[] = {
     {"-s", "solver", 1, V_SOLVE | V_SAMPLE | V_INFO, "the name of a solver"},
-    {"-p", "problem", 1, V_MEASURE | V_SOLVE | V_OP | V_INFO | V_VIEW, "the name of a problem"},
+    {"-p", "problem", 1, V_MEASURE | V_SOLVE | V_OP | V_INFO | V_EVAL | V_VIEW,
+     "the name of a problem"},
+    {"--what", "what", 1, V_MAKE, "what to make (diffinv list makers)"},
     {"-w", "weights", 1, V_MEASURE | V_SOLVE | V_SAMPLE | V_INFO | V_NET,
      "a weight file or the name of a prior"},
     {"-i", "input", 1, V_MEASURE | V_SOLVE | V_NET | V_OP | V_VIEW, "a file"},
-    {"-y", "measurement", 1, V_SOLVE, "a file"},
-    {"--size", "size", 1, V_DRAW | V_INFO, "HxW"},
+    {"-y", "measurement", 1, V_SOLVE | V_EVAL, "a file"},
+    {"--size", "size", 1, V_DRAW | V_INFO | V_MAKE, "HxW"},
     {"--fit", "fit", 1, V_MEASURE | V_SOLVE, "crop, pad or resize"},
-    {"--seed", "seed", 1, V_DRAW, "a whole number"},
-    {"-n", "samples", 1, V_SOLVE | V_SAMPLE | V_INFO, "a number of samples"},
+    {"--seed", "seed", 1, V_DRAW | V_MAKE, "a whole number"},
+    {"-n", "samples", 1, V_SOLVE | V_SAMPLE | V_INFO | V_MAKE, "a number of samples"},
     {"--noise", "noise", 1, V_SOLVE | V_SAMPLE, "an NPY file"},
     {"--label", "label", 1, V_SOLVE | V_SAMPLE | V_NET, "a class or an NPY file of them"},
     {"-t", "t", 1, V_NET, "a number or an NPY file of them"},
@@ -287,7 +289,7 @@ static const option options[] = {
     {"--truth", "truth", 1, V_SOLVE, "a file"},
     {"--map", "map", 1, V_VIEW, "grey, heat, diverging or log"},
     {"--scale", "scale", 1, V_VIEW, "a whole factor"},
-    {"-o", "output", 1, V_RUN | V_VIEW, "a file"},
+    {"-o", "output", 1, V_RUN | V_VIEW | V_MAKE, "a file"},
     {"--simple", "simple", 1, V_MEASURE, "a file"},
     {"--gx", "gx", 1, V_NET | V_OP, "a file"},
     {"--mean", "mean", 1, V_SOLVE | V_SAMPLE, "a file"},
@@ -312,6 +314,13 @@ static int among(const char *key, const char *const *keys)
     while (*keys && strcmp(*keys, key))
         keys++;
     return *keys != NULL;
+}
+
+/* Options whose key=value settings follow them. */
+static int has_parameters(const char *key)
+{
+    static const char *const keys[] = {"solver", "problem", "what", NULL};
+    return among(key, keys);
 }
 
 /* What a record leaves out; what in a PNG would make equal pictures differ; what may differ
@@ -445,7 +454,7 @@ static int take_setting(cmd *c, const char *key, const char *value, const char *
             return di_fail(c->ctx, DI_EUSAGE, "%s=%s: it is 1, or left out", key, value);
         if (!strcmp(o->key, key))
             return put_option(c, key, value, path != NULL);
-        if ((!strcmp(o->key, "solver") || !strcmp(o->key, "problem")) &&
+        if (has_parameters(o->key) &&
             !strncmp(key, o->key, len) && key[len] == '.' && key[len + 1])
             return put_option(c, key, value, path != NULL);
     }
@@ -484,7 +493,7 @@ static int take_flag(cmd *c, char **argv, int argc, int *i, const char **section
     if (!value || !*value || (!eq && value[0] == '-' && value[1] && !strchr("0123456789.",
                                                                             value[1])))
         return di_fail(c->ctx, DI_EUSAGE, "%s needs a value: %s", flag, o->what);
-    if (!strcmp(o->key, "solver") || !strcmp(o->key, "problem"))
+    if (has_parameters(o->key))
         *section = o->key;
     return put_option(c, o->key, value, 0);
 }
@@ -509,12 +518,17 @@ int cmd_parse(cmd *c, int argc, char **argv)
         int code = 0;
         if (arg[0] == '-' && arg[1]) {
             code = take_flag(c, argv, argc, &i, &section);
+        } else if (c->bit == V_MAKE && !eq && arg[0] != '@' && !cmd_get(c, "what")) {
+            section = "what"; /* make ring: the word that matters needs no option */
+            code = put_option(c, "what", arg, 0);
         } else if (arg[0] == '@' && set) {
             section = NULL;
             code = take_file(c, arg + 1);
-        } else if (eq && eq != arg && set &&
-                   (section || !most || is_setting(c, arg, (size_t)(eq - arg)))) {
+        } else if (eq && eq != arg &&
+                   (section || (set && (!most || is_setting(c, arg, (size_t)(eq - arg)))))) {
             char key[128];
+            if (c->bit == V_MAKE && cmd_get(c, "what")) /* nothing else has parameters */
+                section = "what";
             snprintf(key, sizeof key, "%s%s%.*s", section ? section : "", section ? "." : "",
                      (int)(eq - arg), arg);
             code = take_setting(c, key, eq + 1, NULL);

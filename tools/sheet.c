@@ -1,5 +1,6 @@
 /* sheet.c - the sheet of pictures that solve makes: what was, what was seen, what came of it */
 #include "cmd.h"
+#include "view_hole.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -101,8 +102,44 @@ static const char *show_measurement(const di_problem *p, const di_real *y, di_re
         draw_graph(p, y, seen);
         return di_apply_pinv(p, 1, y, trivial) ? NULL : "pseudo-inverse";
     }
-    memcpy(seen, y, n * sizeof *seen);
+    if (count_of(p->y) != n)
+        draw_graph(p, y, seen);
+    else
+        memcpy(seen, y, n * sizeof *seen);
     return NULL;
+}
+
+/* The view of a black hole's measurement, grey, in the picture's size: means of blocks. */
+static int small_view(const di_problem *p, const make_spec *spec, const di_real *y, di_real *x)
+{
+    size_t m = count_of(p->y), h = (size_t)p->x[1], w = (size_t)p->x[2];
+    io_array view, a = {1, 1, 1, m, malloc(m * sizeof *y), 0};
+    if (!a.v)
+        return 1;
+    memcpy(a.v, y, m * sizeof *y);
+    int code = view_blackhole(p->ctx, spec, &a, &view);
+    free(a.v);
+    for (size_t i = 0; !code && i < h * w; i++) {
+        size_t r0 = i / w * view.h / h, r1 = (i / w + 1) * view.h / h, n = 0;
+        size_t c0 = i % w * view.w / w, c1 = (i % w + 1) * view.w / w;
+        double sum = 0;
+        for (size_t r = r0; r < r1; r++)
+            for (size_t q = c0; q < c1; q++, n += 3)
+                for (size_t k = 0; k < 3; k++)
+                    sum += (double)view.v[(k * view.h + r) * view.w + q];
+        x[i] = (di_real)(n ? sum / (double)n : -1);
+    }
+    io_free(&view);
+    return code;
+}
+
+int simple_check(cmd *c, const di_problem *p)
+{
+    if (!cmd_get(c, "simple") || count_of(p->y) == count_of(p->x) || p->pinv ||
+        !strcmp(p->name, "sr"))
+        return 0;
+    return di_fail(c->ctx, DI_EUSAGE, "problem %s has no simple answer: leave --simple out",
+                   p->name);
 }
 
 int simple_answer(cmd *c, const di_problem *p, const io_array *y)
@@ -139,7 +176,7 @@ static void problem_words(const make_spec *spec, char *out, size_t len)
         if (plain && (!strcmp(p->key, "factor") || strcmp(value, p->value)))
             used += (size_t)snprintf(out + used, len - used, " %.40s", value);
     }
-    if (used < len)
+    if (used < len && make_get(spec, "sigma"))
         snprintf(out + used, len - used, "\nsigma %s", make_get(spec, "sigma"));
 }
 
@@ -176,8 +213,11 @@ static void fill_row(const sheet *s, size_t row, const di_problem *p, const make
         at++;
     }
     const char *name = show_measurement(p, y, seen, trivial);
+    if (!strcmp(p->name, "blackhole"))
+        small_view(p, spec, y, seen);
     problem_words(spec, words, sizeof words);
-    put_cell(&s->cell[at], &s->words[at], p, seen, name ? NULL : truth, words);
+    put_cell(&s->cell[at], &s->words[at], p, seen,
+             name || count_of(p->y) != n ? NULL : truth, words);
     at++;
     if (name) {
         put_cell(&s->cell[at], &s->words[at], p, trivial, truth, name);

@@ -1,6 +1,7 @@
 /* show.c - eval, info, list, net, op: the verbs that show something */
 #define _XOPEN_SOURCE 700
 #include "cmd.h"
+#include "score.h"
 
 #include <dirent.h>
 #include <math.h>
@@ -9,10 +10,70 @@
 
 /* ==== eval ============================================================================== */
 
+/* What -p and -y add: a problem's own scores. */
+typedef struct judge {
+    make_spec spec;
+    di_problem *p;      /* NULL: no -p and no -y */
+    io_array y;         /* empty without -y */
+} judge;
+
+static int open_judge(cmd *c, const io_array *a, judge *q)
+{
+    const char *path = cmd_get(c, "measurement");
+    settings record = {NULL, 0, 0};
+    char run[1040];
+    memset(q, 0, sizeof *q);
+    if (!path && !cmd_get(c, "problem"))
+        return 0;
+    int code = path ? measurement_record(c, path, &record, run) : 0;
+    if (!code)
+        code = input_problem(c, record.n ? &record : NULL, run, &q->spec);
+    settings_free(&record);
+    if (!code)
+        code = make_problem(c->ctx, &q->spec, (int)a->c, (int)a->h, (int)a->w, &q->p);
+    if (!code && path)
+        code = input_array(c, path, &q->y);
+    if (!code && path)
+        code = make_check_measurement(c->ctx, &q->spec, q->p, path, &q->y);
+    if (!code && path && q->y.n != 1 && q->y.n != a->n)
+        code = di_fail(c->ctx, DI_EINPUT, "%s holds %zu measurements for %zu pictures: give "
+                       "one, or as many", path, q->y.n, a->n);
+    return code;
+}
+
+static int eval_line(cmd *c, const judge *q, const io_array *a, const io_array *b, size_t i,
+                     double sum[4], scores *s)
+{
+    size_t n = a->c * a->h * a->w;
+    const di_real *x = a->v + i * n, *ref = b->v + (b->n > 1 ? i : 0) * n, *y = q->y.v;
+    double v[4] = {di_psnr(x, ref, n), pic_ssim_piq(x, ref, a->c, a->h, a->w),
+                   pic_ssim(x, ref, a->c, a->h, a->w), pic_relative_l2(x, ref, n)};
+    s->n = 0;
+    if (v[1] == -HUGE_VAL || v[2] == -HUGE_VAL)
+        return di_fail(c->ctx, DI_EMEMORY, "%s: no memory to compare it", c->word[0]);
+    if (y && q->y.n > 1)
+        y += i * (q->y.c * q->y.h * q->y.w);
+    int code = q->p ? score_of(c->ctx, &q->spec, q->p, x, y, ref, s) : 0;
+    if (code)
+        return code;
+    if (!i)
+        printf("image\tpsnr\tssim_piq\tssim_skimage\trelative_l2");
+    for (int k = 0; !i && k < s->n; k++)
+        printf("\t%s", s->name[k]);
+    printf("%s%zu\t%.4f\t%.4f\t%.4f\t%.6f", i ? "" : "\n", i, v[0], v[1], v[2], v[3]);
+    for (int k = 0; k < s->n; k++)
+        printf("\t%.4f", s->v[k]);
+    printf("\n");
+    for (int k = 0; k < 4; k++)
+        sum[k] += v[k] / (double)a->n;
+    return 0;
+}
+
 static int eval_pairs(cmd *c, const io_array *a, const io_array *b)
 {
     double sum[4] = {0, 0, 0, 0};
-    size_t n = a->c * a->h * a->w;
+    judge q;
+    scores s = {0, {NULL}, {0}, {0}}, best = s;
     if (a->c != b->c || a->h != b->h || a->w != b->w)
         return di_fail(c->ctx, DI_EINPUT, "%s is %zux%zux%zu, %s is %zux%zux%zu: give pictures "
                        "of one shape", c->word[0], a->c, a->h, a->w, c->word[1], b->c, b->h,
@@ -22,20 +83,19 @@ static int eval_pairs(cmd *c, const io_array *a, const io_array *b)
                        "to compare with", c->word[0], a->n, c->word[1], b->n);
     if (!a->n)
         return di_fail(c->ctx, DI_EINPUT, "%s holds no picture", c->word[0]);
-    printf("image\tpsnr\tssim_piq\tssim_skimage\trelative_l2\n");
-    for (size_t i = 0; i < a->n; i++) {
-        const di_real *x = a->v + i * n, *ref = b->v + (b->n > 1 ? i : 0) * n;
-        double v[4] = {di_psnr(x, ref, n), pic_ssim_piq(x, ref, a->c, a->h, a->w),
-                       pic_ssim(x, ref, a->c, a->h, a->w), pic_relative_l2(x, ref, n)};
-        if (v[1] == -HUGE_VAL || v[2] == -HUGE_VAL)
-            return di_fail(c->ctx, DI_EMEMORY, "%s: no memory to compare it", c->word[0]);
-        printf("%zu\t%.4f\t%.4f\t%.4f\t%.6f\n", i, v[0], v[1], v[2], v[3]);
-        for (int q = 0; q < 4; q++)
-            sum[q] += v[q] / (double)a->n;
+    int code = open_judge(c, a, &q);
+    for (size_t i = 0; !code && i < a->n; i++) {
+        code = eval_line(c, &q, a, b, i, sum, &s);
+        score_best(&best, &s);
     }
-    if (a->n > 1)
-        printf("mean\t%.4f\t%.4f\t%.4f\t%.6f\n", sum[0], sum[1], sum[2], sum[3]);
-    return 0;
+    if (!code && a->n > 1) {
+        printf("mean\t%.4f\t%.4f\t%.4f\t%.6f", sum[0], sum[1], sum[2], sum[3]);
+        for (int k = 0; k < best.n; k++)
+            printf("\tbest %.4f", best.v[k]);
+        printf("\n");
+    }
+    io_free(&q.y);
+    return code;
 }
 
 int verb_eval(cmd *c)
@@ -353,7 +413,7 @@ static void list_isa(cmd *c)
 
 int verb_list(cmd *c)
 {
-    static const char *const words[] = {"solvers", "problems", "priors", "isa"};
+    static const char *const words[] = {"solvers", "problems", "priors", "makers", "isa"};
     const char *what = c->words ? c->word[0] : "";
     int defaults = cmd_get(c, "defaults") != NULL;
     if (!strcmp(what, "solvers"))
@@ -362,13 +422,16 @@ int verb_list(cmd *c)
         list_problems(defaults);
     else if (!strcmp(what, "priors"))
         list_priors(c);
+    else if (!strcmp(what, "makers"))
+        make_list(defaults);
     else if (!strcmp(what, "isa"))
         list_isa(c);
     else if (!*what)
-        return di_fail(c->ctx, DI_EUSAGE, "list what? solvers, problems, priors or isa");
+        return di_fail(c->ctx, DI_EUSAGE, "list what? solvers, problems, priors, makers "
+                       "or isa");
     else
         return di_fail(c->ctx, DI_EUSAGE, "list has no '%s': did you mean '%s'?", what,
-                       di_nearest(what, words, 4));
+                       di_nearest(what, words, 5));
     return 0;
 }
 
@@ -561,7 +624,7 @@ int verb_op(cmd *c)
     if (!code)
         code = make_problem(c->ctx, &spec, image[0], image[1], image[2], &p);
     if (!code && pinv)
-        code = make_check_measurement(c->ctx, p, in, &x);
+        code = make_check_measurement(c->ctx, &spec, p, in, &x);
     if (!code)
         code = pinv ? run_pinv(c, p, &x) : run_op(c, p, &x);
     io_free(&x);

@@ -325,7 +325,7 @@ static int view_problem(view *v, di_problem **p)
     int code = make_image_shape(v->c->ctx, v->spec, y, x);
     if (!code)
         code = make_problem(v->c->ctx, v->spec, x[0], x[1], x[2], p);
-    return code ? code : (int)make_check_measurement(v->c->ctx, *p, "the array", &v->a);
+    return code ? code : (int)make_check_measurement(v->c->ctx, v->spec, *p, "the array", &v->a);
 }
 
 /* Missing pixels hold noise only: they are shown as a chequered grey. */
