@@ -197,6 +197,22 @@ di_status di_problem_gblur(di_ctx *ctx, int c, int h, int w, int size, double st
 /* y = A x, A (m,c*h*w) dense, y (1,1,m). */
 di_status di_problem_matrix(di_ctx *ctx, int c, int h, int w, int m, const di_real *a,
                             di_problem **p);
+/* Phase retrieval: y = |F(pad(u))|, F the centred orthonormal Fourier transform, u = x, or
+   x/2 + 1/2 where halved, `pad` zeros on each side: y (c,h+2pad,w+2pad). */
+di_status di_problem_phase(di_ctx *ctx, int c, int h, int w, int pad, int halved,
+                           di_problem **p);
+/* Magnetic resonance: y_k = m F(S_k x), complex numbers as planes of real and of imaginary
+   parts: x (2,h,w), maps S (2 coils,h,w), y (2 coils,h,w). m (w) of 0 and 1: columns. */
+di_status di_problem_mri(di_ctx *ctx, int h, int w, int coils, const di_real *maps,
+                         const di_real *mask, di_problem **p);
+/* Its simplest image x (2,h,w) of y, and that one's size, to divide both by: see there. */
+di_status di_mri_mvue(const di_problem *p, const di_real *y, di_real *x, double *scale);
+/* Inverse scattering, Born model: x (1,n,n), y (2,transmitters,receivers). */
+typedef struct di_scatter {
+    int transmitters, receivers;  /* on one circle, 0 to 359 degrees */
+    double side, radius, wave;    /* of the image and of that circle, m; wavelength, pixels */
+} di_scatter;
+di_status di_problem_scatter(di_ctx *ctx, int n, const di_scatter *s, di_problem **p);
 /* Linear problems with an SVD A = U S V^T. Singular values in the order of the coordinates of
    V^T x (count C*H*W; 0 where A^+ drops a direction), and the two orthogonal maps. */
 di_status di_svd_values(const di_problem *p, di_real *s);
@@ -323,6 +339,7 @@ double di_exp(double x);
 double di_log(double x);
 double di_sin(double x); /* |x| < 1e6 */
 double di_cos(double x);
+void di_bessel0(double x, double *j, double *y); /* J_0, Y_0, x > 0; 5 ulp of |J_0 + iY_0| */
 int di_parse(const char *s, size_t len, double *value); /* the whole text; 0 on success */
 
 /* ---- Random numbers: Philox4x32-10, a pure function of its arguments --------------------- */

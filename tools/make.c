@@ -270,7 +270,8 @@ di_status make_mask(di_ctx *ctx, const char *text, const char *at, const char *m
    the others' stand beside their code. */
 
 static const make_kind *const kinds[] = {
-    &make_denoise, &make_inpaint, &make_sr, &make_gblur, &make_matrix,
+    &make_denoise, &make_inpaint, &make_sr, &make_gblur, &make_matrix, &make_phase, &make_mri,
+    &make_scatter,
 };
 enum { KINDS = sizeof kinds / sizeof kinds[0] };
 

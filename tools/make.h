@@ -20,7 +20,8 @@ typedef struct make_kind {
     /* The problem for images (c,h,w). */
     di_status (*make)(di_ctx *ctx, const make_spec *spec, int c, int h, int w,
                       di_problem **problem);
-    /* The shape x of the images that have measurements of shape y; NULL: the same. */
+    /* The shape x of the images that have measurements of shape y; NULL: the same. A height of
+     * 0: y does not tell. */
     di_status (*image)(di_ctx *ctx, const make_spec *spec, const int y[3], int x[3]);
     /* Noise of number `sample` of the seed, onto a clean measurement y; NULL: y + sigma N. */
     di_status (*noise)(di_ctx *ctx, const make_spec *spec, const di_problem *p, uint64_t seed,
@@ -29,6 +30,7 @@ typedef struct make_kind {
 } make_kind;
 
 extern const make_kind make_denoise, make_inpaint, make_sr, make_gblur, make_matrix;
+extern const make_kind make_phase, make_mri, make_scatter; /* make_fourier.c */
 
 /* Parameters that many problems have. */
 #define MAKE_SIGMA \

@@ -1,6 +1,7 @@
 /* sheet.c - the sheet of pictures that solve makes: what was, what was seen, what came of it */
 #include "cmd.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -63,6 +64,34 @@ static void draw_graph(const di_problem *p, const di_real *y, di_real *x)
     }
 }
 
+static int alike(const int a[3], const int b[3]) { return !memcmp(a, b, 3 * sizeof *a); }
+
+/* A measurement that is no picture, as one: of a linear map A^T y, brighter than all else 1; of
+   amplitudes every so-manieth one, in powers of 10 below the greatest, of which 5 are shown. */
+static void show_other(const di_problem *p, const di_real *y, di_real *x)
+{
+    size_t n = count_of(p->x), m = count_of(p->y);
+    double most = 0;
+    int spectrum = !strcmp(p->name, "phase");
+    if (!spectrum && di_apply_vjp(p, 1, NULL, y, x))
+        return;
+    for (size_t i = 0; i < (spectrum ? m : n); i++) {
+        double v = spectrum ? y[i] : x[i] < 0 ? -x[i] : x[i];
+        most = v > most ? v : most;
+    }
+    for (size_t i = 0; i < n; i++) {
+        size_t w = (size_t)p->x[2], h = (size_t)p->x[1], r = i / w, yw = (size_t)p->y[2];
+        if (!spectrum) {
+            x[i] = (di_real)(most > 0 ? x[i] / most : 0);
+            continue;
+        }
+        double v = y[(r / h * (size_t)p->y[1] + r % h * (size_t)p->y[1] / h) * yw
+                     + i % w * yw / w];
+        double digits = v > 1e-5 * most ? log10(v / most) : -5;
+        x[i] = (di_real)(1 + 0.4 * digits);
+    }
+}
+
 /* The measurement as a person sees it, and the trivial answer; returns its name, or NULL when
    the measurement itself is that answer. (C,H,W) both. */
 static const char *show_measurement(const di_problem *p, const di_real *y, di_real *seen,
@@ -91,7 +120,10 @@ static const char *show_measurement(const di_problem *p, const di_real *y, di_re
         draw_graph(p, y, seen);
         return di_apply_pinv(p, 1, y, trivial) ? NULL : "pseudo-inverse";
     }
-    memcpy(seen, y, n * sizeof *seen);
+    if (alike(p->x, p->y))
+        memcpy(seen, y, n * sizeof *seen);
+    else
+        show_other(p, y, seen);
     return NULL;
 }
 
@@ -167,7 +199,8 @@ static void fill_row(const sheet *s, size_t row, const di_problem *p, const make
     }
     const char *name = show_measurement(p, y, seen, trivial);
     problem_words(spec, words, sizeof words);
-    put_cell(&s->cell[at], &s->words[at], p, seen, name ? NULL : truth, words);
+    put_cell(&s->cell[at], &s->words[at], p, seen,
+             name || !alike(p->x, p->y) ? NULL : truth, words);
     at++;
     if (name) {
         put_cell(&s->cell[at], &s->words[at], p, trivial, truth, name);
