@@ -87,7 +87,7 @@ demo: diffinv
 # Tests run in both builds; waiting threads sleep, so a busy machine does not stall them.
 T       = $(B)/tests
 D       = build/double/tests
-TESTS   = ops fft problems fourier solvers net hostile mo dmplug cps
+TESTS   = ops fft problems fourier nblur solvers net hostile mo dmplug cps
 CHECK   = $(CC) $(WARN) -O2 $(EXACT) $(OMP) -I.
 test: all
 	@$(MAKE) --no-print-directory DOUBLE=1 diffinv-double libdiffinv-double.a

@@ -1783,3 +1783,54 @@ di_status di_problem_scatter(di_ctx *ctx, int n, const di_scatter *s, di_problem
     *out = &q->p;
     return DI_OK;
 }
+
+/* ==== 9. Nonlinear blur by a network =========================================================
+   y = clamp(2 net((x+1)/2; k) - 1, -1, 1), with one latent k for the problem: so DMPlug (once a
+   run) and DAPS (from a fixed seed) have it. DPS draws a new k at every call, also within one
+   step of its solver, which makes of A a random map; here A is one map. */
+
+typedef struct nblur {
+    di_problem p;
+    di_bkse *net;
+    di_real *latent;         /* (8 base, h/128, w/128) */
+} nblur;
+
+static void nblur_apply(const di_problem *p, const di_real *x, di_real *y)
+{
+    const nblur *q = p->self;
+    di_bkse_run(q->net, p->x[1], p->x[2], q->latent, x, y, NULL, NULL);
+}
+
+/* gx = J^T (v where the clamp is open), by the network's own derivative */
+static void nblur_vjp(const di_problem *p, const di_real *x, const di_real *v, di_real *gx)
+{
+    const nblur *q = p->self;
+    di_bkse_run(q->net, p->x[1], p->x[2], q->latent, x, NULL, v, gx);
+}
+
+di_status di_problem_nblur(di_ctx *ctx, di_bkse *net, int h, int w, const di_real *latent,
+                           di_problem **out)
+{
+    int k[3];
+    *out = NULL;
+    if (!di_bkse_bytes(net, h, w, 1)) /* checks the size */
+        return ctx->status;
+    di_bkse_latent(net, h, w, k);
+    if (!di_finite(latent, size3(k)))
+        return di_fail(ctx, DI_EINPUT, "nblur: the latent holds NaN or Inf");
+    nblur *q = problem_new(ctx, sizeof *q, "nblur", 3, h, w);
+    if (!q)
+        return ctx->status;
+    q->latent = di_new(ctx, size3(k), sizeof *latent);
+    if (!q->latent) {
+        di_free(ctx, q);
+        return DI_EMEMORY;
+    }
+    memcpy(q->latent, latent, size3(k) * sizeof *latent);
+    q->net = net;
+    q->p.linear = 0;
+    q->p.apply = nblur_apply;
+    q->p.vjp = nblur_vjp;
+    *out = &q->p;
+    return DI_OK;
+}

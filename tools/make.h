@@ -31,6 +31,7 @@ typedef struct make_kind {
 
 extern const make_kind make_denoise, make_inpaint, make_sr, make_gblur, make_matrix;
 extern const make_kind make_phase, make_mri, make_scatter; /* make_fourier.c */
+extern const make_kind make_nblur;                         /* make_nblur.c */
 
 /* Parameters that many problems have. */
 #define MAKE_SIGMA \
@@ -70,6 +71,9 @@ di_status make_problem(di_ctx *ctx, const make_spec *spec, int c, int h, int w,
                        di_problem **problem);
 di_status make_noise(di_ctx *ctx, const make_spec *spec, const di_problem *p, uint64_t seed,
                      size_t sample, di_real *y);
+
+/* An array file of finite numbers, for the caller to free. what: "coil maps", for messages. */
+di_status make_numbers(di_ctx *ctx, const char *path, const char *what, io_array *a);
 
 /* mask (h,w) of 0 (missing) and 1 from text: "box:S", "box:HxW", "random:SHARE", a file. at:
  * "center", "rand" or "t,l"; margin: "auto" or pixels, the border that at=rand keeps free. */

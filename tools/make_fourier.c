@@ -50,23 +50,6 @@ const make_kind make_phase = {
 
 /* ==== Magnetic resonance =================================================================== */
 
-/* An array file of real numbers, for the caller to free. */
-static di_status read_numbers(di_ctx *ctx, const char *path, const char *what, io_array *a)
-{
-    char err[400];
-    memset(a, 0, sizeof *a);
-    int code = io_read(a, path, err, sizeof err);
-    if (code)
-        return di_fail(ctx, (di_status)code, "%s", err);
-    if (!a->picture && di_finite(a->v, a->n * a->c * a->h * a->w))
-        return DI_OK;
-    int picture = a->picture;
-    io_free(a);
-    return di_fail(ctx, DI_EINPUT, picture ? "%s is a picture or a uint8 array, which is read "
-                   "as [-1,1]: save the %s as float32" : "%s: the %s hold NaN or infinity",
-                   path, what);
-}
-
 /* maps (2 coils,h,w): K coils around the picture see bells about places on a circle of radius
  * 1.2 half sides, each with its own gently turning phase, scaled to sum_k |S_k|^2 = 1. One coil
  * sees all alike. */
@@ -110,7 +93,7 @@ static di_real *make_coils(di_ctx *ctx, const make_spec *spec, int h, int w, int
         return maps;
     }
     io_array a;
-    if (read_numbers(ctx, path, "coil maps", &a))
+    if (make_numbers(ctx, path, "coil maps", &a))
         return NULL;
     if (a.n == 1 && a.c % 2 == 0 && a.c <= 2048 && a.h == (size_t)h && a.w == (size_t)w) {
         *coils = (int)a.c / 2;
@@ -126,7 +109,7 @@ static di_real *make_coils(di_ctx *ctx, const make_spec *spec, int h, int w, int
 static di_status mask_of_file(di_ctx *ctx, const char *path, int w, di_real *mask)
 {
     io_array a;
-    di_status s = read_numbers(ctx, path, "columns", &a);
+    di_status s = make_numbers(ctx, path, "columns", &a);
     if (!s && (a.n != 1 || a.c != 1 || a.h != 1 || a.w != (size_t)w))
         s = di_fail(ctx, DI_EINPUT, "%s is %zux%zux%zu: the mask of an image %d columns wide is "
                     "(%d), 1 for each column measured, 0 for the others", path, a.c, a.h, a.w,
