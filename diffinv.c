@@ -1229,7 +1229,8 @@ static void phase_apply(const di_problem *p, const di_real *x, di_real *y)
     }
 }
 
-/* gx = kappa crop(Re F^H (v z/|z|)), kappa 1 or 1/2. The real part belongs to the Hermitian half
+/* gx = kappa crop(Re F^H (v z/|z|)), kappa 1 or 1/2. The real part comes of the Hermitian
+   half
    of v z/|z|, whose value at k is (v_k + v_-k)/2 z_k/|z_k|. */
 static void phase_vjp(const di_problem *p, const di_real *x, const di_real *v, di_real *gx)
 {
@@ -1434,8 +1435,8 @@ static di_status mri_check(di_ctx *ctx, int h, int w, int coils, const di_real *
 }
 
 /* x (2,h,w): real and imaginary part. y (2 coils,h,w): those of each coil. mask (w), maps
-   (2 coils,h,w). Where a side is odd the InverseBench program puts the origin at (n+1)/2, beside
-   the middle of its own mask; here it is at n/2, as in fastMRI. */
+   (2 coils,h,w). Where a side is odd the InverseBench program puts the origin at (n+1)/2,
+   beside the middle of its own mask; here it is at n/2, as in fastMRI. */
 di_status di_problem_mri(di_ctx *ctx, int h, int w, int coils, const di_real *maps,
                          const di_real *mask, di_problem **out)
 {
@@ -1496,8 +1497,8 @@ static double nth_value(double *a, long n, long k)
     return a[k];
 }
 
-/* What the coils see of a pixel, sum_k conj(S_k) F^H y_k / sqrt(sum_k |S_k|^2), 0 where they see
-   nothing; the scale is the linearly interpolated 99 % quantile of its magnitude. */
+/* What the coils see of a pixel, sum_k conj(S_k) F^H y_k / sqrt(sum_k |S_k|^2), 0 where they
+   see nothing; the scale is the linearly interpolated 99 % quantile of its magnitude. */
 di_status di_mri_mvue(const di_problem *p, const di_real *y, di_real *x, double *scale)
 {
     if (p->apply != mri_apply)

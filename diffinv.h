@@ -229,8 +229,8 @@ typedef struct di_scatter {
     double side, radius, wave;    /* of the image and of that circle, m; wavelength, pixels */
 } di_scatter;
 di_status di_problem_scatter(di_ctx *ctx, int n, const di_scatter *s, di_problem **p);
-/* y = x (3,h,w) blurred by a network as latent (di_bkse_latent) says; the net stays the caller's,
-   opened in the same context. */
+/* y = x (3,h,w) blurred by a network as latent (di_bkse_latent) says; the net stays the
+   caller's, opened in the same context. */
 di_status di_problem_nblur(di_ctx *ctx, di_bkse *net, int h, int w, const di_real *latent,
                            di_problem **p);
 /* Linear problems with an SVD A = U S V^T. Singular values in the order of the coordinates of

@@ -1664,10 +1664,10 @@ di_status di_prior_net(di_net *net, int h, int w, di_prior **out)
    The function G of "Exploring Image Deblurring via Blur Kernel Space" (arXiv 2104.00317, class
    KernelWizard, without norms), which blurs an image x as a latent k says, on the tape:
 
-     f = front(x)                     3x3 convolutions, the last two of stride 2; residual blocks
-     e1 = down0(f), e_i+1 = down_i(lrelu(e_i)), i = 1..4            4x4, stride 2
-     d4 = up4(relu(e5, k)), d_i-1.. = up_i(relu(d_i+1, e_i+1)), i = 3..1      their transposes
-     out = tanh(up0(relu(d1, e1)));  net(x) = x + back(out)         residual blocks, 2 doublings
+     f = front(x)                   3x3 convolutions, the last two of stride 2; residual blocks
+     e1 = down0(f), e_i+1 = down_i(lrelu(e_i)), i = 1..4          4x4, stride 2
+     d4 = up4(relu(e5, k)), d_i = up_i(relu(d_i+1, e_i+1)), i = 3..1    their transposes
+     out = tanh(up0(relu(d1, e1))), net(x) = x + back(out)    residual blocks, two doublings
 
    Every layer becomes a 3x3 convolution of stride 1, but for two: pixels are first shuffled
    into channels, or channels into pixels afterwards. A 4x4 kernel of stride 2 has 16 of the 36

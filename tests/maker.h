@@ -32,15 +32,15 @@ static inline uint32_t crc32(uint32_t crc, const void *p, size_t n)
     return ~crc;
 }
 
-static inline void put(char *p, uint64_t v, int count)
+static inline void store(char *p, uint64_t v, int count)
 {
     for (int i = 0; i < count; i++)
         p[i] = (char)(v >> 8 * i & 255);
 }
 
 /* Appends a tensor with its values by formula: offset + integer in -K..K, times 2^-s. */
-static inline void tensor(maker *m, const char *prefix, const char *leaf, int rank, int a, int b,
-                   int c)
+static inline void tensor(maker *m, const char *prefix, const char *leaf, int rank, int a,
+                          int b, int c)
 {
     struct tensor *t = &m->tensor[m->count++];
     int dim[4] = { a, b, c, c }, s = 10, k = leaf[1] == 'w' ? 1024 : 256;
@@ -67,14 +67,14 @@ static inline void tensor(maker *m, const char *prefix, const char *leaf, int ra
         h ^= h >> 16;
         int u = (int)((uint64_t)h * (2 * (unsigned)k + 1) >> 32) - k;
         v.f = (float)((leaf[1] == 'g') + ldexp(u, -s));
-        put(m->data + t->off + 4 * (size_t)i, v.u, 4);
+        store(m->data + t->off + 4 * (size_t)i, v.u, 4);
     }
     m->crc = crc32(m->crc, m->data + t->off, t->bytes);
 }
 
 /* rank 4: a convolution of size k; rank 2: a matrix. */
-static inline void layer(maker *m, const char *prefix, const char *part, int rank, int oc, int ic,
-                  int k)
+static inline void layer(maker *m, const char *prefix, const char *part, int rank, int oc,
+                         int ic, int k)
 {
     char name[40];
     snprintf(name, sizeof name, "%s%s", prefix, part);
@@ -100,32 +100,32 @@ static inline bytes make_file(maker *m, const char *meta)
     bytes f = { calloc(data + m->size, 1), data + m->size };
     uint64_t head[8] = { 128, meta_len, index, at - index, at, names, data, m->size };
     memcpy(f.p, "\x89UNW\r\n\x1a\n", 8);
-    put(f.p + 8, 1, 4);
-    put(f.p + 12, 128, 4);
-    put(f.p + 16, f.size, 8);
+    store(f.p + 8, 1, 4);
+    store(f.p + 12, 128, 4);
+    store(f.p + 16, f.size, 8);
     for (int i = 0; i < 8; i++)
-        put(f.p + 24 + 8 * i, head[i], 8);
-    put(f.p + 88, (uint64_t)m->count, 4);
-    put(f.p + 92, ALIGN, 4);
+        store(f.p + 24 + 8 * i, head[i], 8);
+    store(f.p + 88, (uint64_t)m->count, 4);
+    store(f.p + 92, ALIGN, 4);
     memcpy(f.p + 128, meta, meta_len);
     memcpy(f.p + data, m->data, m->size);
     size_t name = 0;
     for (int i = 0; i < m->count; i++) {
         struct tensor *t = &m->tensor[i];
         char *e = f.p + index + 64 * (size_t)i;
-        put(e, data + t->off, 8);
-        put(e + 8, t->bytes, 8);
-        put(e + 16, name, 4);
-        put(e + 20, strlen(t->name), 2);
-        put(e + 22, 1, 1); /* float32 */
-        put(e + 23, (uint64_t)t->rank, 1);
+        store(e, data + t->off, 8);
+        store(e + 8, t->bytes, 8);
+        store(e + 16, name, 4);
+        store(e + 20, strlen(t->name), 2);
+        store(e + 22, 1, 1); /* float32 */
+        store(e + 23, (uint64_t)t->rank, 1);
         for (int k = 0; k < 4; k++)
-            put(e + 24 + 8 * k, (uint64_t)t->dim[k], 8);
-        put(e + 56, crc32(0, m->data + t->off, t->bytes), 4);
+            store(e + 24 + 8 * k, (uint64_t)t->dim[k], 8);
+        store(e + 56, crc32(0, m->data + t->off, t->bytes), 4);
         memcpy(f.p + at + name, t->name, strlen(t->name));
         name += strlen(t->name);
     }
-    put(f.p + 96, crc32(0, f.p, data), 4);
+    store(f.p + 96, crc32(0, f.p, data), 4);
     return f;
 }
 
@@ -133,6 +133,52 @@ static inline int read_bytes(void *user, uint64_t offset, void *dst, size_t n)
 {
     memcpy(dst, (const char *)user + offset, n);
     return 0;
+}
+
+enum { BLUR_BASE = 16 };
+#define BLUR_META \
+    "format.kind=bkse\ninfo.x=y\nnet.back=2\nnet.base=16\nnet.front=1\nnet.in=3\n"
+
+static inline void blur_layer(maker *m, const char *name, int i, const char *part, int oc,
+                              int ic)
+{
+    char p[40];
+    snprintf(p, sizeof p, name, i, part);
+    layer(m, p, "", 4, oc, ic, 3);
+}
+
+/* A small network that blurs: one residual block in front, two at the back; without the last
+   tensor where `cut`. */
+static inline bytes make_blur(const char *meta, int cut)
+{
+    static maker m;
+    static const int width[6] = { BLUR_BASE, BLUR_BASE, 2 * BLUR_BASE, 4 * BLUR_BASE,
+                                  8 * BLUR_BASE, 8 * BLUR_BASE };
+    char p[40];
+    memset(&m, 0, sizeof m);
+    for (int i = 0; i < 3; i++)
+        blur_layer(&m, "front.%d%s", i, "", BLUR_BASE, i ? BLUR_BASE : 3);
+    blur_layer(&m, "front.res.%d.%s", 0, "c1", BLUR_BASE, BLUR_BASE);
+    blur_layer(&m, "front.res.%d.%s", 0, "c2", BLUR_BASE, BLUR_BASE);
+    for (int i = 0; i < 5; i++) {
+        snprintf(p, sizeof p, "down.%d", i);
+        tensor(&m, p, ".w", 4, width[i + 1], width[i], 4);
+    }
+    for (int i = 4; i >= 0; i--) { /* in, out: the other way round */
+        snprintf(p, sizeof p, "up.%d", i);
+        tensor(&m, p, ".w", 4, 2 * width[i + 1], width[i], 4);
+    }
+    tensor(&m, "up.0", ".b", 1, BLUR_BASE, 1, 1);
+    for (int i = 0; i < 2; i++) {
+        blur_layer(&m, "back.res.%d.%s", i, "c1", BLUR_BASE, BLUR_BASE);
+        blur_layer(&m, "back.res.%d.%s", i, "c2", BLUR_BASE, BLUR_BASE);
+    }
+    blur_layer(&m, "back.up.%d%s", 0, "", 4 * BLUR_BASE, BLUR_BASE);
+    blur_layer(&m, "back.up.%d%s", 1, "", 4 * 64, BLUR_BASE);
+    layer(&m, "back", ".mid", 4, 64, 64, 3);
+    layer(&m, "back", ".out", 4, 3, 64, 3);
+    m.count -= cut;
+    return make_file(&m, meta);
 }
 
 #endif

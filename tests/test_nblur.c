@@ -4,7 +4,7 @@
 #include "maker.h"
 #include "../tools/io.h"
 
-enum { H = 128, W = 256, N = 3 * H * W, BASE = 16, LATENT = 8 * BASE * 2 };
+enum { H = 128, W = 256, N = 3 * H * W, LATENT = 8 * BLUR_BASE * 2 };
 static di_ctx *ctx;
 
 static void refused(di_status got, di_status want, const char *words)
@@ -14,47 +14,6 @@ static void refused(di_status got, di_status want, const char *words)
     di_clear(ctx);
 }
 
-static void plain(maker *m, const char *name, int i, const char *part, int oc, int ic)
-{
-    char p[40];
-    snprintf(p, sizeof p, name, i, part);
-    layer(m, p, "", 4, oc, ic, 3);
-}
-
-/* One residual block in front, two at the back; without the last tensor where `cut`. */
-static bytes make_blur(const char *meta, int cut)
-{
-    static maker m;
-    static const int width[6] = { BASE, BASE, 2 * BASE, 4 * BASE, 8 * BASE, 8 * BASE };
-    char p[40];
-    memset(&m, 0, sizeof m);
-    for (int i = 0; i < 3; i++)
-        plain(&m, "front.%d%s", i, "", BASE, i ? BASE : 3);
-    plain(&m, "front.res.%d.%s", 0, "c1", BASE, BASE);
-    plain(&m, "front.res.%d.%s", 0, "c2", BASE, BASE);
-    for (int i = 0; i < 5; i++) {
-        snprintf(p, sizeof p, "down.%d", i);
-        tensor(&m, p, ".w", 4, width[i + 1], width[i], 4);
-    }
-    for (int i = 4; i >= 0; i--) { /* in, out: the other way round */
-        snprintf(p, sizeof p, "up.%d", i);
-        tensor(&m, p, ".w", 4, 2 * width[i + 1], width[i], 4);
-    }
-    tensor(&m, "up.0", ".b", 1, BASE, 1, 1);
-    for (int i = 0; i < 2; i++) {
-        plain(&m, "back.res.%d.%s", i, "c1", BASE, BASE);
-        plain(&m, "back.res.%d.%s", i, "c2", BASE, BASE);
-    }
-    plain(&m, "back.up.%d%s", 0, "", 4 * BASE, BASE);
-    plain(&m, "back.up.%d%s", 1, "", 4 * 64, BASE);
-    layer(&m, "back", ".mid", 4, 64, 64, 3);
-    layer(&m, "back", ".out", 4, 3, 64, 3);
-    m.count -= cut;
-    return make_file(&m, meta);
-}
-
-#define META "format.kind=bkse\ninfo.x=y\nnet.back=2\nnet.base=16\nnet.front=1\nnet.in=3\n"
-
 static di_status open_blur(const char *meta, int cut, di_bkse **net)
 {
     bytes f = make_blur(meta, cut);
@@ -63,7 +22,7 @@ static di_status open_blur(const char *meta, int cut, di_bkse **net)
     return s;
 }
 
-/* max |got - file| / max |file| where the file has every 16th value of a side, from (3,5) on. */
+/* max |got - file| / max |file|; the file has every 16th value of a side, from (3,5) on. */
 static double against(const di_real *got, const char *path)
 {
     io_array a;
@@ -168,20 +127,20 @@ static void test_refused(di_bkse *net)
     refused(di_problem_nblur(ctx, net, H, W, latent, &p), DI_EINPUT, "latent holds NaN");
     latent[5] = wrong;
     refused(di_problem_nblur(ctx, net, 96, W, latent, &p), DI_EUSAGE, "image size 96x256");
-    refused(open_blur(META, 1, &b), DI_EINPUT, "missing back.out.b (3)");
+    refused(open_blur(BLUR_META, 1, &b), DI_EINPUT, "missing back.out.b (3)");
     refused(open_blur("format.kind=bkse\nnet.back=2\nnet.base=16\nnet.front=2\nnet.in=3\n", 0,
                       &b), DI_EINPUT, "missing front.res.1.c1.w (16x16x3x3)");
     refused(open_blur("format.kind=bkse\nnet.back=1\nnet.base=16\nnet.front=1\nnet.in=3\n", 0,
                       &b), DI_EINPUT, "unexpected back.res.1.c1.b");
     refused(open_blur("format.kind=bkse\nnet.back=2\nnet.base=20\nnet.front=1\nnet.in=3\n", 0,
                       &b), DI_EINPUT, "multiple of 16");
-    refused(open_blur(META "net.odd=1\n", 0, &b), DI_EINPUT, "unknown metadata key 'net.odd'");
+    refused(open_blur(BLUR_META "net.odd=1\n", 0, &b), DI_EINPUT, "metadata key 'net.odd'");
     refused(open_blur("format.kind=bkse\nnet.base=16\nnet.front=1\nnet.in=3\n", 0, &b),
             DI_EINPUT, "lacks 'net.back'");
     refused(open_blur("format.kind=blur\n", 0, &b), DI_EINPUT, "one of unet2d|bkse");
     refused(open_blur("format.kind=unet2d\n", 0, &b), DI_EINPUT, "a network that denoises");
     CHECK(b == NULL);
-    bytes f = make_blur(META, 0);
+    bytes f = make_blur(BLUR_META, 0);
     refused(di_net_open(ctx, read_bytes, f.p, f.size, 0, &d), DI_EINPUT,
             "blurs (problem nblur, net=)");
     f.p[f.size - 70] ^= 1;
@@ -214,7 +173,7 @@ int main(int argc, char **argv)
     test_tanh();
     size_t empty = di_bytes(ctx);
     di_bkse *net;
-    EQUAL(open_blur(META, 0, &net), DI_OK);
+    EQUAL(open_blur(BLUR_META, 0, &net), DI_OK);
     if (net) {
         fill(x, N, 1);
         fill(v, N, 2);

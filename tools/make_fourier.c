@@ -1,5 +1,5 @@
-/* make_fourier.c - phase retrieval, magnetic resonance and inverse scattering from text, and what
- * they are made of: coil maps, the columns measured, noise of complex numbers. See make.h. */
+/* make_fourier.c - phase retrieval, magnetic resonance and inverse scattering from text, and
+ * what they are made of: coil maps, columns measured, noise of complex numbers. See make.h. */
 #define DIFFINV_KERNELS
 #include "make.h"
 
@@ -9,10 +9,10 @@
 
 static const double PI = 3.14159265358979323846;
 
-/* ==== Phase retrieval ====================================================================== */
+/* ==== Phase retrieval ==================================================================== */
 
-/* Zeros on each side of an image whose longer side is n: int(oversample/8 n), as DAPS has it for
- * square ones; DPS takes n = 256 always. */
+/* Zeros on each side of an image whose longer side is n: int(oversample/8 n), as DAPS has it
+ * for square ones; DPS takes n = 256 always. */
 static int phase_pad(const make_spec *spec, int n)
 {
     return (int)(make_number(spec, "oversample") / 8 * n);
@@ -44,11 +44,11 @@ static di_status phase_image(di_ctx *ctx, const make_spec *spec, const int y[3],
 const make_kind make_phase = {
     "phase", "phase retrieval: y = |F(x, padded)|", "exact derivative", 0, 0, problem_phase,
     phase_image, NULL,
-    {{"oversample", "2", "0..64", "zeros on each side: oversample/8 of the image's longer side"},
+    {{"oversample", "2", "0..64", "zeros on each side: oversample/8 of the longer side"},
      {"input", "dps", "dps|daps", "the picture as it is, or x/2 + 1/2, which DAPS transforms"},
      MAKE_SIGMA}};
 
-/* ==== Magnetic resonance =================================================================== */
+/* ==== Magnetic resonance ================================================================= */
 
 /* maps (2 coils,h,w): K coils around the picture see bells about places on a circle of radius
  * 1.2 half sides, each with its own gently turning phase, scaled to sum_k |S_k|^2 = 1. One coil
@@ -78,11 +78,6 @@ static void synthetic_coils(int coils, int h, int w, di_real *maps)
 static di_real *make_coils(di_ctx *ctx, const make_spec *spec, int h, int w, int *coils)
 {
     const char *path = make_get(spec, "coils");
-    if (*path && make_given(spec, "ncoils")) {
-        di_fail(ctx, DI_EUSAGE, "problem mri: coils= gives the maps, ncoils= makes some: give "
-                "one of them");
-        return NULL;
-    }
     if (!*path) {
         *coils = (int)make_number(spec, "ncoils");
         di_real *maps = malloc(2 * (size_t)*coils * (size_t)h * (size_t)w * sizeof *maps);
@@ -111,9 +106,9 @@ static di_status mask_of_file(di_ctx *ctx, const char *path, int w, di_real *mas
     io_array a;
     di_status s = make_numbers(ctx, path, "columns", &a);
     if (!s && (a.n != 1 || a.c != 1 || a.h != 1 || a.w != (size_t)w))
-        s = di_fail(ctx, DI_EINPUT, "%s is %zux%zux%zu: the mask of an image %d columns wide is "
-                    "(%d), 1 for each column measured, 0 for the others", path, a.c, a.h, a.w,
-                    w, w);
+        s = di_fail(ctx, DI_EINPUT, "%s is %zux%zux%zu: the mask of an image %d columns wide "
+                    "is (%d), 1 for each column measured, 0 for the others", path, a.c, a.h,
+                    a.w, w, w);
     for (int c = 0; !s && c < w; c++)
         mask[c] = a.v[c];
     io_free(&a);
@@ -155,8 +150,9 @@ static di_status make_columns(di_ctx *ctx, const make_spec *spec, int w, di_real
         mask[order[i]] = 1;
     free(order);
     if (random && total < center)
-        return di_fail(ctx, DI_EUSAGE, "problem mri: the %d columns of the center are more than "
-                       "the %d that accel=%s leaves of %d: give center= or a smaller accel=",
+        return di_fail(ctx, DI_EUSAGE, "problem mri: the %d columns of the center are more "
+                       "than the %d that accel=%s leaves of %d: give center= or a smaller "
+                       "accel=",
                        center, total, make_get(spec, "accel"), w);
     if (random && !total)
         return di_fail(ctx, DI_EUSAGE, "problem mri: accel=%s leaves no column of %d: give a "
@@ -228,7 +224,7 @@ const make_kind make_mri = {
      MAKE_PSEED,
      {"sigma", "0", "0..100", "noise of each part of a measured value (InverseBench: none)"}}};
 
-/* ==== Inverse scattering =================================================================== */
+/* ==== Inverse scattering ================================================================= */
 
 static di_status problem_scatter(di_ctx *ctx, const make_spec *spec, int c, int h, int w,
                                  di_problem **problem)

@@ -29,8 +29,8 @@ static di_status open_net(di_ctx *ctx, const char *path, di_bkse **net)
     return s;
 }
 
-/* latent of `shape`: 1.2 N(0,1) from pseed, element i of the kernel stream, or a file's. For the
- * caller to free. */
+/* latent of `shape`: 1.2 N(0,1) from pseed, element i of the kernel stream, or a file's. For
+ * the caller to free. */
 static di_real *make_latent(di_ctx *ctx, const make_spec *spec, const int shape[3])
 {
     const char *text = make_get(spec, "latent");
