@@ -101,7 +101,8 @@ test: all
 	@CC='$(CC)' OMP_WAIT_POLICY=passive sh tests/run.sh \
 	  $(foreach t,$(TESTS),'$(t)=$(T)/$(t)' '$(t), double=$(D)/$(t)') 'files=$(T)/io' \
 	  'bits=sh tests/test_bits.sh $(T)/hash $(D)/hash' 'build=sh tests/test_build.sh' \
-	  'converter=python3 tests/test_convert.py' 'command=sh tests/test_cli.sh ./diffinv'
+	  'converter=python3 tests/test_convert.py' 'command=sh tests/test_cli.sh ./diffinv' \
+	  'command, Fourier=sh tests/test_cli_fourier.sh ./diffinv $(T)/nblur'
 
 bench: libdiffinv$(S).a
 	$(CC) $(WARN) -O2 -march=native -ffp-contract=fast $(OMP) $(DEFS) -I. -o $(B)/bench tools/bench.c libdiffinv$(S).a -lm

@@ -166,8 +166,20 @@ static void test_tanh(void)
     CHECK(di_tanh(NAN) != di_tanh(NAN));
 }
 
+/* nblur -o FILE: the network's file, for the tests of the command. */
+static int write_file(const char *path)
+{
+    bytes b = make_blur(BLUR_META, 0);
+    FILE *f = fopen(path, "wb");
+    size_t n = f ? fwrite(b.p, 1, b.size, f) : 0;
+    free(b.p);
+    return !f || fclose(f) || n != b.size;
+}
+
 int main(int argc, char **argv)
 {
+    if (argc == 3 && strcmp(argv[1], "-o") == 0)
+        return write_file(argv[2]);
     begin(argc, argv);
     EQUAL(di_open(&ctx, NULL, NULL), DI_OK);
     test_tanh();

@@ -38,7 +38,7 @@ static di_real *make_latent(di_ctx *ctx, const make_spec *spec, const int shape[
     uint64_t pseed = 0;
     if (strcmp(text, "fixed")) {
         io_array a;
-        if (make_numbers(ctx, text, "latent", &a))
+        if (make_numbers(ctx, text, "values of the latent", &a))
             return NULL;
         if (a.n == 1 && a.c == (size_t)shape[0] && a.h == (size_t)shape[1] &&
             a.w == (size_t)shape[2])

@@ -66,8 +66,8 @@ static void draw_graph(const di_problem *p, const di_real *y, di_real *x)
 
 static int alike(const int a[3], const int b[3]) { return !memcmp(a, b, 3 * sizeof *a); }
 
-/* A measurement that is no picture, as one: of a linear map A^T y, brighter than all else 1; of
-   amplitudes every so-manieth one, in powers of 10 below the greatest, of which 5 are shown. */
+/* A measurement that is no picture, as one: A^T y, its greatest value 1; of phase retrieval the
+   amplitudes, thinned out, from white down to black at a thousandth of the greatest. */
 static void show_other(const di_problem *p, const di_real *y, di_real *x)
 {
     size_t n = count_of(p->x), m = count_of(p->y);
@@ -87,8 +87,8 @@ static void show_other(const di_problem *p, const di_real *y, di_real *x)
         }
         double v = y[(r / h * (size_t)p->y[1] + r % h * (size_t)p->y[1] / h) * yw
                      + i % w * yw / w];
-        double digits = v > 1e-5 * most ? log10(v / most) : -5;
-        x[i] = (di_real)(1 + 0.4 * digits);
+        v = fabs(v) > 1e-3 * most ? log10(fabs(v) / most) : -3;
+        x[i] = (di_real)(1 + v * 2 / 3);
     }
 }
 
