@@ -81,7 +81,9 @@ npy() {
 }
 # shape FILE: as the header says it
 shape() { head -c 128 "$1" | LC_ALL=C sed -n "s/.*'shape': (\([^)]*\)).*/\1/p"; }
-is_shape() { if [ "$(shape "$1")" = "$2" ]; then yes; else no "$1 is $(shape "$1"), not $2"; fi; }
+is_shape() {
+    if [ "$(shape "$1")" = "$2" ]; then yes; else no "$1 is $(shape "$1"), not $2"; fi
+}
 
 for p in phase mri scatter nblur; do
     good "list problems" "$D" list problems --defaults
@@ -125,7 +127,8 @@ bad 1 "did you mean 'oversample'" "$D" op -p phase oversampl=2 -i x3.npy -o x.np
 
 good "mri" "$D" measure -p mri accel=2 sigma=0.01 -i x2.npy -w none -o m.npy
 is_shape m.npy "8, 16, 20"
-good "mri, other columns" "$D" measure -p mri accel=2 sigma=0.01 pseed=1 -i x2.npy -w none -o m1.npy
+good "mri, other columns" "$D" measure -p mri accel=2 sigma=0.01 pseed=1 -i x2.npy -w none -o \
+    m1.npy
 differ "pseed" m.npy m1.npy
 good "mri, equispaced" "$D" measure -p mri mask=equispaced -i x2.npy -w none -o m2.npy
 good "mri, solved" "$D" solve -s dps steps=5 -w "$G2" -y m.npy -o mo.npy
@@ -159,19 +162,23 @@ bad 1 "more than the 2 that accel=10" "$D" op -p mri accel=10 center=3 -i x2.npy
 bad 1 "leaves no column of 20" "$D" op -p mri accel=30 center=0 -i x2.npy -o x.npy
 bad 1 "center=30: give auto or at most the 20" "$D" op -p mri center=30 -i x2.npy -o x.npy
 bad 1 "ncoils=0 is out of range" "$D" op -p mri ncoils=0 -i x2.npy -o x.npy
-bad 2 "problem mri measures 6x16x20" "$D" solve -p mri ncoils=3 accel=2 -w "$G2" -y mf.npy -o x.npy
+bad 2 "problem mri measures 6x16x20" "$D" solve -p mri ncoils=3 accel=2 -w "$G2" -y mf.npy -o \
+    x.npy
 bad 2 "pictures with 2 channels, the prior" "$D" solve -s dps -p mri -w "$G1" -y mf.npy -o x.npy
 
 # ---- Inverse scattering --------------------------------------------------------------------
 
 good "scatter" "$D" measure -p scatter transmitters=3 receivers=7 -i x1.npy -w none -o s.npy
 is_shape s.npy "2, 3, 7"
-good "scatter, without noise" "$D" measure -p scatter transmitters=3 receivers=7 sigma=0 -i x1.npy -w none -o s0.npy
-good "scatter, op" "$D" op -p scatter transmitters=3 receivers=7 -i x1.npy -o s1.npy --vjp s.npy --gx sg.npy
+good "scatter, without noise" "$D" measure -p scatter transmitters=3 receivers=7 sigma=0 -i \
+    x1.npy -w none -o s0.npy
+good "scatter, op" "$D" op -p scatter transmitters=3 receivers=7 -i x1.npy -o s1.npy --vjp \
+    s.npy --gx sg.npy
 same "op is noise-free" s0.npy s1.npy
 differ "noise" s.npy s1.npy
 is_shape sg.npy "1, 16, 16"
-good "scatter, solved: the shape is the prior's" "$D" solve -s dps steps=5 -w "$G1" -y s.npy -o so.npy --sheet ss.png
+good "scatter, solved: the shape is the prior's" "$D" solve -s dps steps=5 -w "$G1" -y s.npy \
+    -o so.npy --sheet ss.png
 is_shape so.npy "1, 16, 16"
 bad 2 "square and has one channel, not 2x16x20" "$D" op -p scatter -i x2.npy -o x.npy
 bad 1 "stand around the object" "$D" op -p scatter radius=0.1 -i x1.npy -o x.npy
@@ -191,18 +198,23 @@ same "one latent" n.npy n2.npy
 good "nblur, another latent" "$D" op -p nblur net=b.unw pseed=1 -i x128.npy -o n3.npy
 differ "pseed" n.npy n3.npy
 npy l.npy "128, 1, 1" 128 "i / 64 - 1"
-good "nblur, a latent of a file" "$D" measure -p nblur net=b.unw latent=l.npy -i x128.npy -w none -o n4.npy
+good "nblur, a latent of a file" "$D" measure -p nblur net=b.unw latent=l.npy -i x128.npy -w \
+    none -o n4.npy
 differ "latents" n.npy n4.npy
 bad 1 "needs its network: net=FILE.unw" "$D" op -p nblur -i x128.npy -o x.npy
 bad 2 "nofile.unw: can't read" "$D" op -p nblur net=nofile.unw -i x128.npy -o x.npy
 bad 2 "not a UNW1 file" "$D" op -p nblur net=x128.npy -i x128.npy -o x.npy
-bad 2 "12x16: height and width must be multiples of 128" "$D" op -p nblur net=b.unw -i x3.npy -o x.npy
+bad 2 "12x16: height and width must be multiples of 128" "$D" op -p nblur net=b.unw -i x3.npy \
+    -o x.npy
 bad 2 "colour pictures, not ones with 1 channel" "$D" op -p nblur net=b.unw -i x1.npy -o x.npy
-bad 2 "is 1x16x16, the latent of this network and image is 128x1x1" "$D" op -p nblur net=b.unw latent=x1.npy -i x128.npy -o x.npy
+bad 2 "is 1x16x16, the latent of this network and image is 128x1x1" "$D" op -p nblur \
+    net=b.unw latent=x1.npy -i x128.npy -o x.npy
 npy ln.npy "128, 1, 1" 128 '"nan"'
-bad 2 "ln.npy: the values of the latent hold NaN" "$D" op -p nblur net=b.unw latent=ln.npy -i x128.npy -o x.npy
+bad 2 "ln.npy: the values of the latent hold NaN" "$D" op -p nblur net=b.unw latent=ln.npy -i \
+    x128.npy -o x.npy
 bad 2 "blurs (problem nblur, net=)" "$D" info -w "$T/b.unw"
-bad 2 "a network that denoises" "$D" op -p nblur net="$OLDPWD/tests/vectors/dps.unw" -i x128.npy -o x.npy
+bad 2 "a network that denoises" "$D" op -p nblur net="$OLDPWD/tests/vectors/dps.unw" -i \
+    x128.npy -o x.npy
 
 echo "$pass passed, $fail failed"
 [ $fail = 0 ]
