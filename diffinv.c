@@ -1529,6 +1529,10 @@ di_status di_problem_jpeg(di_ctx *ctx, int h, int w, int quality, di_problem **p
 
 /* ==== 2e. SVD A = U S V^T, for the kinds of problems that have one ======================== */
 
+static void mri_pinv(const di_problem *p, const di_real *y, di_real *x); /* chapter 7 */
+static di_status mri_values(const di_problem *p, di_real *s);
+static void mri_spectral(const di_problem *p, const di_real *in, di_real *out, int what);
+
 typedef struct svd_kind {
     void (*pinv)(const di_problem *p, const di_real *y, di_real *x); /* tells the kind */
     di_status (*values)(const di_problem *p, di_real *s);
@@ -1539,6 +1543,7 @@ static const svd_kind SVD_KIND[] = {
     { sep_pinv, sep_values, sep_spectral },
     { matrix_pinv, matrix_values, matrix_spectral },
     { grey_pinv, grey_values, grey_spectral },
+    { mri_pinv, mri_values, mri_spectral },
 };
 
 static const svd_kind *svd_of(const di_problem *p)
@@ -2397,6 +2402,699 @@ di_status di_problem_blackhole(di_ctx *ctx, int h, int w, const di_hole *o, di_p
     q->p.vjp = hole_vjp;
     q->p.misfit = hole_misfit;
     q->p.loss = hole_loss;
+    *out = &q->p;
+    return DI_OK;
+}
+
+/* ==== 7. Problems in the Fourier plane =======================================================
+   Phase retrieval and magnetic resonance. F is the centred orthonormal transform of an (h,w)
+   plane: the origin of the image and that of the spectrum lie at row h/2, column w/2. Moving an
+   image's origin only turns phases, moving the spectrum's reorders it; neither is done here but
+   where it shows. */
+
+static void free_all(di_ctx *ctx, void *const *block, int n)
+{
+    for (int i = 0; i < n; i++)
+        di_free(ctx, block[i]);
+}
+
+/* Transforms of length h and w and their working memory; 0 on success. */
+typedef struct plane {
+    di_fft *h, *w;
+    di_real *work, scale;    /* scale: 1 / sqrt(h w) */
+} plane;
+
+static di_status plane_open(di_ctx *ctx, plane *f, int h, int w)
+{
+    f->h = di_fft_new(ctx, h);
+    f->w = f->h ? di_fft_new(ctx, w) : NULL;
+    if (!f->w) {
+        di_fft_free(f->h);
+        return ctx->status;
+    }
+    size_t a = di_fft_work(f->h), b = di_fft_work(f->w);
+    f->scale = (di_real)(1 / sqrt((double)h * w));
+    f->work = di_new(ctx, a > b ? a : b, sizeof *f->work);
+    if (!f->work) {
+        di_fft_free(f->h);
+        di_fft_free(f->w);
+    }
+    return ctx->status;
+}
+
+/* ---- phase retrieval: y = |F(pad(u))|, u = x, or x/2 + 1/2 ---- */
+
+typedef struct phase {
+    di_problem p;
+    int pad, halved;
+    plane f;                 /* of the padded image (H,W), H = h + 2 pad, W = w + 2 pad */
+    di_real *u, *re, *im;    /* (H,W), and half a spectrum: (H,W/2+1) */
+} phase;
+
+/* Smaller amplitudes have no phase: the factor z/|z| of the derivative is 0 there. */
+static const double PHASE_FLOOR = 1e-30;
+
+/* re, im = the half spectrum of u, unscaled, uncentred: one channel of x (h,w). */
+static void phase_spectrum(phase *q, const di_real *x)
+{
+    size_t h = (size_t)q->p.x[1], w = (size_t)q->p.x[2], W = (size_t)q->p.y[2];
+    memset(q->u, 0, (size_t)q->p.y[1] * W * sizeof *q->u);
+    for (size_t r = 0; r < h; r++)
+        for (size_t c = 0; c < w; c++) {
+            di_real v = x[r * w + c];
+            q->u[(r + (size_t)q->pad) * W + (size_t)q->pad + c] =
+                q->halved ? (di_real)0.5 * v + (di_real)0.5 : v;
+        }
+    di_fft2_real(q->f.h, q->f.w, 1, q->u, q->re, q->im, q->f.work);
+}
+
+/* Where frequency k of n lies in a centred spectrum, and frequency -k. */
+static size_t centred(size_t k, size_t n) { return (k + n / 2) % n; }
+static size_t mirrored(size_t k, size_t n) { return (n - k + n / 2) % n; }
+
+static double modulus(const phase *q, size_t i)
+{
+    return sqrt((double)q->re[i] * q->re[i] + (double)q->im[i] * q->im[i]);
+}
+
+static void phase_apply(const di_problem *p, const di_real *x, di_real *y)
+{
+    phase *q = p->self;
+    size_t H = (size_t)p->y[1], W = (size_t)p->y[2], half = W / 2 + 1;
+    for (int c = 0; c < p->x[0]; c++, x += (size_t)p->x[1] * p->x[2], y += H * W) {
+        phase_spectrum(q, x);
+        for (size_t r = 0; r < H; r++)
+            for (size_t k = 0; k < half; k++) { /* |z_-k| = |z_k|: u is real */
+                di_real a = (di_real)(q->f.scale * modulus(q, r * half + k));
+                y[centred(r, H) * W + centred(k, W)] = a;
+                y[mirrored(r, H) * W + mirrored(k, W)] = a;
+            }
+    }
+}
+
+/* gx = kappa crop(Re F^H (v z/|z|)), kappa 1 or 1/2. The real part comes of the Hermitian
+   half
+   of v z/|z|, whose value at k is (v_k + v_-k)/2 z_k/|z_k|. */
+static void phase_vjp(const di_problem *p, const di_real *x, const di_real *v, di_real *gx)
+{
+    phase *q = p->self;
+    size_t H = (size_t)p->y[1], W = (size_t)p->y[2], half = W / 2 + 1;
+    size_t h = (size_t)p->x[1], w = (size_t)p->x[2], pad = (size_t)q->pad;
+    di_real scale = q->halved ? (di_real)0.5 * q->f.scale : q->f.scale;
+    for (int c = 0; c < p->x[0]; c++, x += h * w, gx += h * w, v += H * W) {
+        phase_spectrum(q, x);
+        for (size_t r = 0; r < H; r++)
+            for (size_t k = 0; k < half; k++) {
+                size_t i = r * half + k;
+                double a = modulus(q, i), g = 0;
+                if (q->f.scale * a > PHASE_FLOOR)
+                    g = 0.5 * ((double)v[centred(r, H) * W + centred(k, W)]
+                               + v[mirrored(r, H) * W + mirrored(k, W)]) / a;
+                q->re[i] = (di_real)(g * q->re[i]);
+                q->im[i] = (di_real)(g * q->im[i]);
+            }
+        di_fft2_real_back(q->f.h, q->f.w, 1, scale, q->re, q->im, q->u, q->f.work);
+        for (size_t r = 0; r < h; r++)
+            memcpy(gx + r * w, q->u + (r + pad) * W + pad, w * sizeof *gx);
+    }
+}
+
+/* y (c, h+2pad, w+2pad). Of the mirror of u about its centre, and where u = x of -u, y is the
+   same: restorations come out in any of these ways. */
+di_status di_problem_phase(di_ctx *ctx, int c, int h, int w, int pad, int halved,
+                           di_problem **out)
+{
+    *out = NULL;
+    if (pad < 0 || pad > 32768 || h + 2 * (double)pad > 65536 || w + 2 * (double)pad > 65536)
+        return di_fail(ctx, DI_EUSAGE, "phase: pad=%d around %dx%d is negative, or leaves more "
+                       "than 65536 a side", pad, h, w);
+    phase *q = problem_new(ctx, sizeof *q, "phase", c, h, w);
+    if (!q)
+        return ctx->status;
+    int H = q->p.y[1] = h + 2 * pad, W = q->p.y[2] = w + 2 * pad;
+    q->p.linear = 0;
+    q->p.apply = phase_apply;
+    q->p.vjp = phase_vjp;
+    q->pad = pad;
+    q->halved = halved;
+    q->u = di_new(ctx, (size_t)H * W, sizeof *q->u);
+    q->re = di_new(ctx, (size_t)H * (W / 2 + 1), sizeof *q->re);
+    q->im = di_new(ctx, (size_t)H * (W / 2 + 1), sizeof *q->im);
+    if (q->u && q->re && q->im && !plane_open(ctx, &q->f, H, W))
+        *out = &q->p;
+    else
+        free_all(ctx, (void *[]){ q->u, q->re, q->im, q }, 4);
+    return ctx->status;
+}
+
+/* ---- magnetic resonance: y_k = m F(S_k x), x and y complex, coils k ---- */
+
+typedef struct mri {
+    di_problem p;
+    int coils;
+    plane f;
+    di_real *maps;           /* (2 coils,h,w): real and imaginary part of each S_k */
+    di_real *mask;           /* (w) of 0 and 1: the columns measured */
+    di_real *re, *im;        /* (h,w): a plane with the origin in its corner */
+    double gain;             /* |S|^2 where one coil sees all alike, else 0: no A^+ */
+} mri;
+
+/* What a plane's row or column is with the origin in the corner. */
+static size_t cornered(size_t i, size_t n) { return (i + n - n / 2) % n; }
+
+/* F (sign -1) or F^H of re, im. */
+static void mri_transform(mri *q, int sign)
+{
+    di_fft2(q->f.h, q->f.w, sign, 1, q->f.scale, q->re, q->im, q->f.work);
+}
+
+/* re, im = S x, S and x (2,h,w) */
+static void mri_seen(mri *q, const di_real *s, const di_real *x)
+{
+    size_t h = (size_t)q->p.x[1], w = (size_t)q->p.x[2], n = h * w;
+    for (size_t r = 0; r < h; r++)
+        for (size_t c = 0; c < w; c++) {
+            size_t i = r * w + c, to = cornered(r, h) * w + cornered(c, w);
+            q->re[to] = s[i] * x[i] - s[n + i] * x[n + i];
+            q->im[to] = s[i] * x[n + i] + s[n + i] * x[i];
+        }
+}
+
+/* y (2,h,w) = m times the centred plane; m NULL: all ones */
+static void mri_masked(const mri *q, const di_real *m, di_real *y)
+{
+    size_t h = (size_t)q->p.x[1], w = (size_t)q->p.x[2], n = h * w;
+    for (size_t r = 0; r < h; r++)
+        for (size_t c = 0; c < w; c++) {
+            size_t i = r * w + c, from = cornered(r, h) * w + cornered(c, w);
+            y[i] = !m || m[c] != 0 ? q->re[from] : 0;
+            y[n + i] = !m || m[c] != 0 ? q->im[from] : 0;
+        }
+}
+
+static void mri_forth(mri *q, const di_real *m, const di_real *x, di_real *y)
+{
+    size_t n = 2 * (size_t)q->p.x[1] * q->p.x[2];
+    for (int k = 0; k < q->coils; k++) {
+        mri_seen(q, q->maps + k * n, x);
+        mri_transform(q, -1);
+        mri_masked(q, m, y + k * n);
+    }
+}
+
+/* gx = sum_k conj(S_k) F^H (m v_k), coils ascending */
+static void mri_back(mri *q, const di_real *m, const di_real *v, di_real *gx)
+{
+    size_t h = (size_t)q->p.x[1], w = (size_t)q->p.x[2], n = h * w;
+    for (int k = 0; k < q->coils; k++) {
+        const di_real *s = q->maps + 2 * k * n;
+        for (size_t r = 0; r < h; r++)
+            for (size_t c = 0; c < w; c++) {
+                size_t i = r * w + c, to = cornered(r, h) * w + cornered(c, w);
+                q->re[to] = !m || m[c] != 0 ? v[2 * k * n + i] : 0;
+                q->im[to] = !m || m[c] != 0 ? v[2 * k * n + n + i] : 0;
+            }
+        mri_transform(q, 1);
+        for (size_t r = 0; r < h; r++)
+            for (size_t c = 0; c < w; c++) {
+                size_t i = r * w + c, from = cornered(r, h) * w + cornered(c, w);
+                di_real a = q->re[from], b = q->im[from];
+                gx[i] = (k ? gx[i] : 0) + (s[i] * a + s[n + i] * b);
+                gx[n + i] = (k ? gx[n + i] : 0) + (s[i] * b - s[n + i] * a);
+            }
+    }
+}
+
+static void mri_apply(const di_problem *p, const di_real *x, di_real *y)
+{
+    mri *q = p->self;
+    mri_forth(q, q->mask, x, y);
+}
+
+static void mri_vjp(const di_problem *p, const di_real *x, const di_real *v, di_real *gx)
+{
+    mri *q = p->self;
+    (void)x;
+    mri_back(q, q->mask, v, gx);
+}
+
+/* V^H = F S/|S|, the singular values are |S| m. */
+static di_status mri_values(const di_problem *p, di_real *s)
+{
+    const mri *q = p->self;
+    for (size_t i = 0; i < size3(p->x); i++)
+        s[i] = q->mask[i % (size_t)p->x[2]] != 0 ? (di_real)sqrt(q->gain) : 0;
+    return DI_OK;
+}
+
+static void mri_spectral(const di_problem *p, const di_real *in, di_real *out, int what)
+{
+    mri *q = p->self;
+    if (what == TO_VT)
+        mri_forth(q, NULL, in, out);
+    else
+        mri_back(q, what == PINV ? q->mask : NULL, in, out);
+    for (size_t i = 0; i < size3(p->x); i++)
+        out[i] = (di_real)(out[i] / (what == PINV ? q->gain : sqrt(q->gain)));
+}
+
+/* One coil of even gain: A / |S| is a part of a unitary map, so A^+ = A^H / |S|^2. */
+static void mri_pinv(const di_problem *p, const di_real *y, di_real *x)
+{
+    mri_spectral(p, y, x, PINV);
+}
+
+/* |S|^2 of the only coil if it is the same everywhere, to a rounding of the maps' entries. */
+static double mri_gain(const mri *q, size_t n)
+{
+    double least = HUGE_VAL, most = 0;
+    for (size_t i = 0; i < n; i++) {
+        double g = (double)q->maps[i] * q->maps[i] + (double)q->maps[n + i] * q->maps[n + i];
+        least = g < least ? g : least;
+        most = g > most ? g : most;
+    }
+    return q->coils == 1 && least > 0 && most - least <= 1e-6 * most ? 0.5 * (least + most) : 0;
+}
+
+static di_status mri_check(di_ctx *ctx, int h, int w, int coils, const di_real *maps,
+                           const di_real *mask)
+{
+    int columns = 0;
+    size_t n = 2 * (size_t)h * w;
+    for (int c = 0; c < w; c++) {
+        if (mask[c] != 0 && mask[c] != 1)
+            return di_fail(ctx, DI_EINPUT, "mri: the mask holds %g at column %d; it is 0 "
+                           "(missing) or 1 (measured)", (double)mask[c], c);
+        columns += mask[c] == 1;
+    }
+    if (!columns)
+        return di_fail(ctx, DI_EINPUT, "mri: the mask keeps no column at all");
+    for (int k = 0; k < coils; k++)
+        if (!di_finite(maps + k * n, n))
+            return di_fail(ctx, DI_EINPUT, "mri: the map of coil %d holds NaN or Inf", k);
+    if (!(di_dot(maps, maps, coils * n) > 0))
+        return di_fail(ctx, DI_EINPUT, "mri: the coil maps are zero everywhere");
+    return DI_OK;
+}
+
+/* x (2,h,w): real and imaginary part. y (2 coils,h,w): those of each coil. mask (w), maps
+   (2 coils,h,w). Where a side is odd the InverseBench program puts the origin at (n+1)/2,
+   beside the middle of its own mask; here it is at n/2, as in fastMRI. */
+di_status di_problem_mri(di_ctx *ctx, int h, int w, int coils, const di_real *maps,
+                         const di_real *mask, di_problem **out)
+{
+    *out = NULL;
+    if (coils < 1 || coils > 1024)
+        return di_fail(ctx, DI_EUSAGE, "mri: %d coils; 1 to 1024", coils);
+    mri *q = problem_new(ctx, sizeof *q, "mri", 2, h, w);
+    if (!q)
+        return ctx->status;
+    size_t n = (size_t)h * w;
+    q->p.y[0] = 2 * coils;
+    q->p.apply = mri_apply;
+    q->p.vjp = mri_vjp;
+    q->coils = coils;
+    if (mri_check(ctx, h, w, coils, maps, mask)) {
+        di_free(ctx, q);
+        return ctx->status;
+    }
+    q->maps = di_new(ctx, 2 * n * coils, sizeof *maps);
+    q->mask = di_new(ctx, (size_t)w, sizeof *mask);
+    q->re = di_new(ctx, n, sizeof *q->re);
+    q->im = di_new(ctx, n, sizeof *q->im);
+    if (!q->maps || !q->mask || !q->re || !q->im || plane_open(ctx, &q->f, h, w)) {
+        free_all(ctx, (void *[]){ q->maps, q->mask, q->re, q->im, q }, 5);
+        return ctx->status;
+    }
+    memcpy(q->maps, maps, 2 * n * coils * sizeof *maps);
+    memcpy(q->mask, mask, (size_t)w * sizeof *mask);
+    q->gain = mri_gain(q, n);
+    if (q->gain > 0)
+        q->p.pinv = mri_pinv;
+    *out = &q->p;
+    return DI_OK;
+}
+
+/* The value of order k, from 0, of a (n), which is reordered: Hoare's selection. */
+static double nth_value(double *a, long n, long k)
+{
+    for (long lo = 0, hi = n - 1; lo < hi;) {
+        double pivot = a[k];
+        long i = lo, j = hi;
+        while (i <= j) {
+            while (a[i] < pivot)
+                i++;
+            while (a[j] > pivot)
+                j--;
+            if (i <= j) {
+                double t = a[i];
+                a[i++] = a[j];
+                a[j--] = t;
+            }
+        }
+        if (j < k)
+            lo = i;
+        if (k < i)
+            hi = j;
+    }
+    return a[k];
+}
+
+/* What the coils see of a pixel, sum_k conj(S_k) F^H y_k / sqrt(sum_k |S_k|^2), 0 where they
+   see nothing; the scale is the linearly interpolated 99 % quantile of its magnitude. */
+di_status di_mri_mvue(const di_problem *p, const di_real *y, di_real *x, double *scale)
+{
+    if (p->apply != mri_apply)
+        return di_fail(p->ctx, DI_EUSAGE, "problem %s has no coils", p->name);
+    mri *q = p->self;
+    size_t n = (size_t)p->x[1] * p->x[2];
+    double *size = di_new(p->ctx, n, sizeof *size);
+    if (!size)
+        return DI_EMEMORY;
+    mri_back(q, NULL, y, x);
+    for (size_t i = 0; i < n; i++) {
+        double sum = 0;
+        for (size_t k = 0; k < 2 * (size_t)q->coils; k++)
+            sum += (double)q->maps[k * n + i] * q->maps[k * n + i];
+        double over = sum > 0 ? 1 / sqrt(sum) : 0;
+        x[i] = (di_real)(over * x[i]);
+        x[n + i] = (di_real)(over * x[n + i]);
+        size[i] = sqrt((double)x[i] * x[i] + (double)x[n + i] * x[n + i]);
+    }
+    double at = 0.99 * (double)(n - 1);
+    long lo = (long)floor(at), hi = lo + (lo + 1 < (long)n);
+    double a = nth_value(size, (long)n, lo), b = nth_value(size, (long)n, hi);
+    *scale = a + (at - lo) * (b - a);
+    di_free(p->ctx, size);
+    return DI_OK;
+}
+
+/* ==== 8. Linear inverse scattering ===========================================================
+   The Born model: a wave from each transmitter t meets the object f once, on its way to each
+   receiver r. With g(d) = i/4 H(k d), H = J_0 + i Y_0 the Hankel function of the first kind,
+       y_tr = dx^2 k^2 sum_p f_p conj(g(|p - p_t|)) g(|p - p_r|),
+   conjugate where the InverseBench program has it. Its matrix would take 1.9 GB; here it is two
+   tables, of transmitters and of receivers. */
+
+/* J and Y of order 0 by their power series, 0 < x <= 2: s = x^2/4,
+     J = sum (-s)^k / k!^2,  Y = 2/pi ((log(x/2) + gamma) J - sum h_k (-s)^k / k!^2),
+   h_k = 1 + 1/2 + .. + 1/k. */
+static void bessel_small(double x, double *j, double *y)
+{
+    double s = x * x / 4, term = 1, h = 0, a = 0, b = 0;
+    double t[16], u[16];
+    for (int k = 1; k <= 16; k++) {
+        term *= -s / ((double)k * k);
+        h += 1.0 / k;
+        t[k - 1] = term;
+        u[k - 1] = h * term;
+    }
+    for (int k = 15; k >= 0; k--) { /* small terms first */
+        a += t[k];
+        b += u[k];
+    }
+    *j = 1 + a;
+    *y = 0.63661977236758134308 * ((di_log(x / 2) + 0.57721566490153286061) * *j - b);
+}
+
+/* 2 < x < 25: Miller's recurrence J_{n-1} = 2n/x J_n - J_{n+1} downwards, which damps a wrong
+   start, scaled by J_0 + 2 sum J_2k = 1; and Neumann's series
+     Y = 2/pi ((log(x/2) + gamma) J_0 - 2 sum (-1)^k J_2k / k). */
+static void bessel_middle(double x, double *j, double *y)
+{
+    double next = 0, now = 1e-250, sum = 0, odd = 0;
+    for (int n = 2 * (int)(x / 2) + 44; n > 0; n--) { /* now = J_n */
+        if (n % 2 == 0) {
+            sum += 2 * now;
+            odd += (n % 4 ? -1 : 1) * now / (n / 2);
+        }
+        double last = 2 * n / x * now - next;
+        next = now;
+        now = last;
+    }
+    *j = now / (sum + now);
+    odd /= sum + now;
+    *y = 0.63661977236758134308
+         * ((di_log(x / 2) + 0.57721566490153286061) * *j - 2 * odd);
+}
+
+/* x >= 25: Hankel's expansion, H ~ sqrt(2/(pi x)) exp(i (x - pi/4)) (P + i Q), with
+     P + i Q = sum_k a_k, a_k = -i (2k-1)^2 / (8 k x) a_{k-1},
+   as far as terms fall. Of x - pi/4 the sine and cosine are those of x, turned. */
+static void bessel_large(double x, double *j, double *y)
+{
+    double term = 1, p = 1, q = 0, c = di_cos(x), s = di_sin(x);
+    for (int k = 1; k < 40; k++) {
+        double factor = (2.0 * k - 1) * (2.0 * k - 1) / (8 * k * x);
+        term *= factor;
+        if (factor >= 1 || term < 1e-18)
+            break;
+        if (k % 2)
+            q += k % 4 == 1 ? -term : term;
+        else
+            p += k % 4 == 2 ? -term : term;
+    }
+    double a = 1 / sqrt(3.14159265358979323846 * x);
+    *j = a * (p * (c + s) - q * (s - c));
+    *y = a * (p * (s - c) + q * (c + s));
+}
+
+void di_bessel0(double x, double *j, double *y)
+{
+    if (x <= 2)
+        bessel_small(x, j, y);
+    else if (x < 25)
+        bessel_middle(x, j, y);
+    else
+        bessel_large(x, j, y);
+}
+
+enum { WAVE_LANES = 16, WAVE_RUN = 64 }; /* receivers side by side; pixels summed in one go */
+typedef struct waves {
+    di_problem p;
+    size_t pixels, blocks;   /* blocks of WAVE_LANES receivers, the last one filled with 0 */
+    di_real *from;           /* (transmitters, pixels, 2): dx^2 conj(g), the source's field */
+    di_real *to;             /* (blocks, pixels, 2, WAVE_LANES): k^2 g */
+    di_real *lit;            /* (transmitters, pixels, 2): f times from */
+    di_real *seen;           /* (blocks, transmitters, 2, WAVE_LANES): y or v, rearranged */
+} waves;
+
+/* One block of receivers: sum (transmitters, 2, WAVE_LANES) = lit times its columns of `to`.
+   Runs of pixels in di_real, the runs in double; ascending. */
+static void waves_block(const waves *q, const di_real *to, di_real *sum)
+{
+    size_t transmitters = (size_t)q->p.y[1];
+    for (size_t t = 0; t < transmitters; t++, sum += 2 * WAVE_LANES) {
+        double re[WAVE_LANES] = { 0 }, im[WAVE_LANES] = { 0 };
+        const di_real *a = q->lit + 2 * t * q->pixels, *b = to;
+        for (size_t p = 0; p < q->pixels; p += WAVE_RUN) {
+            di_real sr[WAVE_LANES] = { 0 }, si[WAVE_LANES] = { 0 };
+            size_t end = q->pixels - p < WAVE_RUN ? q->pixels - p : WAVE_RUN;
+            for (size_t i = 0; i < end; i++, a += 2, b += 2 * WAVE_LANES)
+                for (int l = 0; l < WAVE_LANES; l++) {
+                    sr[l] += a[0] * b[l] - a[1] * b[WAVE_LANES + l];
+                    si[l] += a[0] * b[WAVE_LANES + l] + a[1] * b[l];
+                }
+            for (int l = 0; l < WAVE_LANES; l++) {
+                re[l] += sr[l];
+                im[l] += si[l];
+            }
+        }
+        for (int l = 0; l < WAVE_LANES; l++) {
+            sum[l] = (di_real)re[l];
+            sum[WAVE_LANES + l] = (di_real)im[l];
+        }
+    }
+}
+
+static void waves_apply(const di_problem *p, const di_real *x, di_real *y)
+{
+    waves *q = p->self;
+    size_t T = (size_t)p->y[1], R = (size_t)p->y[2];
+    for (size_t t = 0; t < T; t++)
+        for (size_t i = 0; i < q->pixels; i++) {
+            size_t at = 2 * (t * q->pixels + i);
+            di_real f = (di_real)0.5 * x[i] + (di_real)0.5;
+            q->lit[at] = f * q->from[at];
+            q->lit[at + 1] = f * q->from[at + 1];
+        }
+    for (size_t b = 0; b < q->blocks; b++) {
+        waves_block(q, q->to + b * q->pixels * 2 * WAVE_LANES, q->seen);
+        for (size_t t = 0; t < T; t++)
+            for (size_t l = 0; l < WAVE_LANES && b * WAVE_LANES + l < R; l++)
+                for (size_t part = 0; part < 2; part++)
+                    y[(part * T + t) * R + b * WAVE_LANES + l] =
+                        q->seen[(2 * t + part) * WAVE_LANES + l];
+    }
+}
+
+static double sum_lanes(const di_real *a)
+{
+    double s[WAVE_LANES];
+    for (int l = 0; l < WAVE_LANES; l++)
+        s[l] = a[l];
+    for (int step = WAVE_LANES / 2; step; step /= 2)
+        for (int l = 0; l < step; l++)
+            s[l] += s[l + step];
+    return s[0];
+}
+
+/* gx_p = 1/2 sum_t Re(conj(from_tp) sum_r conj(to_rp) v_tr) */
+static void waves_vjp(const di_problem *p, const di_real *x, const di_real *v, di_real *gx)
+{
+    waves *q = p->self;
+    size_t T = (size_t)p->y[1], R = (size_t)p->y[2];
+    (void)x;
+    memset(q->seen, 0, q->blocks * T * 2 * WAVE_LANES * sizeof *q->seen);
+    for (size_t part = 0; part < 2; part++)
+        for (size_t t = 0; t < T; t++)
+            for (size_t r = 0; r < R; r++)
+                q->seen[(((r / WAVE_LANES) * T + t) * 2 + part) * WAVE_LANES + r % WAVE_LANES] =
+                    v[(part * T + t) * R + r];
+    for (size_t i = 0; i < q->pixels; i++) {
+        double sum = 0;
+        for (size_t t = 0; t < T; t++) {
+            di_real re[WAVE_LANES] = { 0 }, im[WAVE_LANES] = { 0 };
+            for (size_t b = 0; b < q->blocks; b++) {
+                const di_real *g = q->to + (b * q->pixels + i) * 2 * WAVE_LANES;
+                const di_real *a = q->seen + (b * T + t) * 2 * WAVE_LANES;
+                for (int l = 0; l < WAVE_LANES; l++) {
+                    re[l] += g[l] * a[l] + g[WAVE_LANES + l] * a[WAVE_LANES + l];
+                    im[l] += g[l] * a[WAVE_LANES + l] - g[WAVE_LANES + l] * a[l];
+                }
+            }
+            const di_real *s = q->from + 2 * (t * q->pixels + i);
+            sum += s[0] * sum_lanes(re) + s[1] * sum_lanes(im);
+        }
+        gx[i] = (di_real)(0.5 * sum);
+    }
+}
+
+/* Sensor number i of n on the circle: 0 to 359 degrees, both ends included. */
+static void waves_sensor(const di_scatter *s, int i, int n, double *x, double *y)
+{
+    double angle = n > 1 ? 359.0 * i / (n - 1) * 3.14159265358979323846 / 180 : 0;
+    *x = s->radius * di_cos(angle);
+    *y = s->radius * di_sin(angle);
+}
+
+/* The tables: pixel (r,c) of n lies at ((c - n/2) dx, (r - n/2) dx); g = i/4 (J + i Y). */
+static void waves_fill(waves *q, const di_scatter *s)
+{
+    int n = q->p.x[1];
+    double dx = s->side / n, k = 2 * 3.14159265358979323846 / (dx * s->wave), j, y, sx, sy;
+    for (int i = 0; i < s->transmitters + s->receivers; i++) {
+        int r = i - s->transmitters;
+        if (r < 0)
+            waves_sensor(s, i, s->transmitters, &sx, &sy);
+        else
+            waves_sensor(s, r, s->receivers, &sx, &sy);
+        for (size_t at = 0; at < q->pixels; at++) {
+            double ax = ((double)(at % n) - n / 2.0) * dx - sx;
+            double ay = ((double)(at / n) - n / 2.0) * dx - sy;
+            di_bessel0(k * sqrt(ax * ax + ay * ay), &j, &y);
+            if (r < 0) {
+                q->from[2 * (i * q->pixels + at)] = (di_real)(dx * dx * -0.25 * y);
+                q->from[2 * (i * q->pixels + at) + 1] = (di_real)(dx * dx * -0.25 * j);
+            } else {
+                di_real *to = q->to + (r / WAVE_LANES * q->pixels + at) * 2 * WAVE_LANES;
+                to[r % WAVE_LANES] = (di_real)(k * k * -0.25 * y);
+                to[WAVE_LANES + r % WAVE_LANES] = (di_real)(k * k * 0.25 * j);
+            }
+        }
+    }
+}
+
+/* x (1,n,n) in [-1,1], f = (x + 1)/2: an affine map, so not `linear`, but its VJP needs no x.
+   y (2,transmitters,receivers): real parts, imaginary parts. */
+di_status di_problem_scatter(di_ctx *ctx, int n, const di_scatter *s, di_problem **out)
+{
+    *out = NULL;
+    if (s->transmitters < 1 || s->receivers < 1 || s->transmitters > 65536
+        || s->receivers > 65536)
+        return di_fail(ctx, DI_EUSAGE, "scatter: %d transmitters, %d receivers: 1 to 65536 of "
+                       "each", s->transmitters, s->receivers);
+    if (!(s->side > 0 && s->side < 1e6 && s->wave > 0 && s->wave < 1e6)
+        || !(s->radius > 0.75 * s->side && s->radius < 1e3 * s->side))
+        return di_fail(ctx, DI_EUSAGE, "scatter: side=%g and wave=%g must be positive, and the "
+                       "radius=%g of the sensors more than 0.75 and less than 1000 sides: they "
+                       "stand around the object", s->side, s->wave, s->radius);
+    if (6.3 * n / (s->side * s->wave) * (s->radius + s->side) > 1e6)
+        return di_fail(ctx, DI_EUSAGE, "scatter: the wave travels more than 1e6 radians from "
+                       "sensor to pixel: give longer waves (wave=%g) or a smaller radius=%g",
+                       s->wave, s->radius);
+    waves *q = problem_new(ctx, sizeof *q, "scatter", 1, n, n);
+    if (!q)
+        return ctx->status;
+    q->p.linear = 0;
+    q->p.y[0] = 2;
+    q->p.y[1] = s->transmitters;
+    q->p.y[2] = s->receivers;
+    q->p.apply = waves_apply;
+    q->p.vjp = waves_vjp;
+    q->pixels = (size_t)n * n;
+    q->blocks = (size_t)(s->receivers + WAVE_LANES - 1) / WAVE_LANES;
+    size_t lit = 2 * q->pixels * s->transmitters;
+    q->from = di_new(ctx, lit, sizeof *q->from);
+    q->lit = di_new(ctx, lit, sizeof *q->lit);
+    q->to = di_new(ctx, 2 * q->pixels * q->blocks * WAVE_LANES, sizeof *q->to);
+    q->seen = di_new(ctx, 2 * q->blocks * WAVE_LANES * s->transmitters, sizeof *q->seen);
+    if (!q->from || !q->lit || !q->to || !q->seen) {
+        free_all(ctx, (void *[]){ q->from, q->lit, q->to, q->seen, q }, 5);
+        return ctx->status;
+    }
+    waves_fill(q, s);
+    *out = &q->p;
+    return DI_OK;
+}
+
+/* ==== 9. Nonlinear blur by a network =========================================================
+   y = clamp(2 net((x+1)/2; k) - 1, -1, 1), with one latent k for the problem: so DMPlug (once a
+   run) and DAPS (from a fixed seed) have it. DPS draws a new k at every call, also within one
+   step of its solver, which makes of A a random map; here A is one map. */
+
+typedef struct nblur {
+    di_problem p;
+    di_bkse *net;
+    di_real *latent;         /* (8 base, h/128, w/128) */
+} nblur;
+
+static void nblur_apply(const di_problem *p, const di_real *x, di_real *y)
+{
+    const nblur *q = p->self;
+    di_bkse_run(q->net, p->x[1], p->x[2], q->latent, x, y, NULL, NULL);
+}
+
+/* gx = J^T (v where the clamp is open), by the network's own derivative */
+static void nblur_vjp(const di_problem *p, const di_real *x, const di_real *v, di_real *gx)
+{
+    const nblur *q = p->self;
+    di_bkse_run(q->net, p->x[1], p->x[2], q->latent, x, NULL, v, gx);
+}
+
+di_status di_problem_nblur(di_ctx *ctx, di_bkse *net, int h, int w, const di_real *latent,
+                           di_problem **out)
+{
+    int k[3];
+    *out = NULL;
+    if (!di_bkse_bytes(net, h, w, 1)) /* checks the size */
+        return ctx->status;
+    di_bkse_latent(net, h, w, k);
+    if (!di_finite(latent, size3(k)))
+        return di_fail(ctx, DI_EINPUT, "nblur: the latent holds NaN or Inf");
+    nblur *q = problem_new(ctx, sizeof *q, "nblur", 3, h, w);
+    if (!q)
+        return ctx->status;
+    q->latent = di_new(ctx, size3(k), sizeof *latent);
+    if (!q->latent) {
+        di_free(ctx, q);
+        return DI_EMEMORY;
+    }
+    memcpy(q->latent, latent, size3(k) * sizeof *latent);
+    q->net = net;
+    q->p.linear = 0;
+    q->p.apply = nblur_apply;
+    q->p.vjp = nblur_vjp;
     *out = &q->p;
     return DI_OK;
 }

@@ -40,6 +40,7 @@ typedef enum di_status {
 
 typedef struct di_ctx di_ctx;
 typedef struct di_net di_net;
+typedef struct di_bkse di_bkse;
 typedef struct di_prior di_prior;
 typedef struct di_problem di_problem;
 typedef struct di_solver di_solver;
@@ -107,6 +108,21 @@ di_status di_net_run(di_net *net, size_t n, int h, int w, const double *t, const
 di_status di_net_denoise(di_net *net, size_t n, int h, int w, const double *sigma,
                          const int *label, const di_real *x, di_real *x0, const di_real *gy,
                          di_real *gx);
+
+/* A network that blurs a picture as a latent says (class KernelWizard of arXiv 2104.00317), for
+   the problem of that kind; a weight file with format.kind=bkse. */
+di_status di_bkse_open(di_ctx *ctx, di_read_fn read, void *user, uint64_t size, unsigned flags,
+                       di_bkse **net);
+void di_bkse_close(di_bkse *net);
+size_t di_bkse_weights(const di_bkse *net); /* their number, */
+size_t di_bkse_weight_bytes(const di_bkse *net); /* and bytes as they are held */
+void di_bkse_latent(const di_bkse *net, int h, int w, int shape[3]);
+/* Bytes of working memory, as di_net_bytes; h and w must be multiples of 128. */
+size_t di_bkse_bytes(di_bkse *net, int h, int w, int vjp);
+/* y (3,h,w) = x (3,h,w) blurred as latent (shape above) says, both in [-1,1]; with gy and gx
+   (3,h,w) not NULL also gx = J^T gy, and then y may be NULL. */
+di_status di_bkse_run(di_bkse *net, int h, int w, const di_real *latent, const di_real *x,
+                      di_real *y, const di_real *gy, di_real *gx);
 
 /* ---- Priors: what a solver sees of a diffusion model ------------------------------------- */
 
@@ -250,6 +266,26 @@ void di_hole_measure(const di_problem *p, const double *v, const double *sigma, 
    ((lca - lca_y)/sig)^2; and ((flux - flux_y)/2)^2. */
 void di_hole_chi2(const di_problem *p, const di_real *x, const di_real *y, double chi2[4]);
 
+/* Phase retrieval: y = |F(pad(u))|, F the centred orthonormal Fourier transform, u = x, or
+   x/2 + 1/2 where halved, `pad` zeros on each side: y (c,h+2pad,w+2pad). */
+di_status di_problem_phase(di_ctx *ctx, int c, int h, int w, int pad, int halved,
+                           di_problem **p);
+/* Magnetic resonance: y_k = m F(S_k x), complex numbers as planes of real and of imaginary
+   parts: x (2,h,w), maps S (2 coils,h,w), y (2 coils,h,w). m (w) of 0 and 1: columns. */
+di_status di_problem_mri(di_ctx *ctx, int h, int w, int coils, const di_real *maps,
+                         const di_real *mask, di_problem **p);
+/* Its simplest image x (2,h,w) of y, and that one's size, to divide both by: see there. */
+di_status di_mri_mvue(const di_problem *p, const di_real *y, di_real *x, double *scale);
+/* Inverse scattering, Born model: x (1,n,n), y (2,transmitters,receivers). */
+typedef struct di_scatter {
+    int transmitters, receivers;  /* on one circle, 0 to 359 degrees */
+    double side, radius, wave;    /* of the image and of that circle, m; wavelength, pixels */
+} di_scatter;
+di_status di_problem_scatter(di_ctx *ctx, int n, const di_scatter *s, di_problem **p);
+/* y = x (3,h,w) blurred by a network as latent (di_bkse_latent) says; the net stays the
+   caller's, opened in the same context. */
+di_status di_problem_nblur(di_ctx *ctx, di_bkse *net, int h, int w, const di_real *latent,
+                           di_problem **p);
 /* Linear problems with an SVD A = U S V^T. Singular values in the order of the coordinates of
    V^T x (count C*H*W; 0 where A^+ drops a direction), and the two orthogonal maps. */
 di_status di_svd_values(const di_problem *p, di_real *s);
@@ -378,6 +414,8 @@ double di_log(double x);
 double di_sin(double x); /* |x| < 1e6 */
 double di_cos(double x);
 double di_atan2(double y, double x);
+double di_tanh(double x);
+void di_bessel0(double x, double *j, double *y); /* J_0, Y_0, x > 0; 5 ulp of |J_0 + iY_0| */
 int di_parse(const char *s, size_t len, double *value); /* the whole text; 0 on success */
 
 /* ---- Random numbers: Philox4x32-10, a pure function of its arguments --------------------- */
@@ -474,6 +512,11 @@ di_tensor *di_normalize(di_tape *tp, di_tensor *x, const di_norm *w, const di_te
                         int silu);  /* silu?(norm(x)*(1+s)+t), (s|t) = emb (1,2C,1,N) or NULL */
 di_tensor *di_upsample(di_tape *tp, di_tensor *x);                /* nearest, x2 */
 di_tensor *di_pool2(di_tape *tp, di_tensor *x);                   /* mean of 2x2 cells */
+enum { DI_TANH = 2 };
+/* x where x > 0, else slope x; slope DI_TANH: tanh(x) */
+di_tensor *di_activate(di_tape *tp, di_tensor *x, double slope);
+/* (n,4C,h,w) to (n,C,2h,2w): pixel (a,b) of a cell comes from channel (2a+b)C + c; or back */
+di_tensor *di_shuffle(di_tape *tp, di_tensor *x, int to_big);
 di_tensor *di_concat(di_tape *tp, di_tensor *a, di_tensor *b);    /* a view, no copy */
 di_tensor *di_attention(di_tape *tp, di_tensor *qkv, int heads);  /* (N,3C,H,W) -> (N,C,H,W) */
 void di_add_channels(di_tape *tp, di_tensor *x, const di_tensor *emb); /* x += emb (1,C,1,N) */

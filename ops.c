@@ -2505,6 +2505,118 @@ di_tensor *di_concat(di_tape *tp, di_tensor *a, di_tensor *b)
     return y;
 }
 
+/* ---- activations without a norm, pixel shuffles ---- */
+
+/* Series of sinh and cosh where 1 - 2/(exp(2x)+1) would cancel. */
+double di_tanh(double x)
+{
+    double a = fabs(x), z = x * x, s = 1, c = 1, e;
+    if (!(a > 0.5)) {
+        for (int k = 8; k >= 1; k--) {
+            s = 1 + s * z / (2 * k * (2 * k + 1));
+            c = 1 + c * z / (2 * k * (2 * k - 1));
+        }
+        return x * s / c;
+    }
+    e = a > 20 ? 1 : 1 - 2 / (di_exp(2 * a) + 1);
+    return x < 0 ? -e : e;
+}
+
+static di_real activation(di_real x, double slope)
+{
+    if (slope == DI_TANH)
+        return (di_real)di_tanh(x);
+    return x > 0 ? x : (di_real)slope * x;
+}
+
+/* gx = f'(x) gy, in gy's own place, by the output: its sign is x's, and tanh' = 1 - tanh^2. */
+static void activate_vjp(di_tape *tp, di_rec *r)
+{
+    di_tensor *y = r->y, *g = r->y->g;
+    for (int b = 0; live(tp) && b < y->n * y->cb; b++)
+        for (int i = 1; i <= y->h; i++) {
+            const di_real *p = y->blk[b] + ((size_t)i * (y->w + 2) + 1) * 16;
+            di_real *q = g->blk[b] + ((size_t)i * (y->w + 2) + 1) * 16;
+            if (r->scale == DI_TANH)
+                for (int j = 0; j < y->w * 16; j++)
+                    q[j] *= 1 - p[j] * p[j];
+            else
+                for (int j = 0; j < y->w * 16; j++)
+                    q[j] = p[j] > 0 ? q[j] : (di_real)r->scale * q[j];
+        }
+    release(tp, y);
+    r->y->g = NULL;
+    give_gradient(tp, r->x, g);
+}
+
+di_tensor *di_activate(di_tape *tp, di_tensor *x, double slope)
+{
+    x = solid(tp, x);
+    di_tensor *y = x && !tp->failed ? like(tp, x) : NULL;
+    if (!y)
+        return NULL;
+    for (int b = 0; live(tp) && b < y->n * y->cb; b++)
+        for (int i = 1; i <= y->h; i++) {
+            size_t row = ((size_t)i * (y->w + 2) + 1) * 16;
+            for (int j = 0; j < y->w * 16; j++)
+                y->blk[b][row + j] = activation(x->blk[b][row + j], slope);
+        }
+    done(tp, "activation", x, y, 0);
+    di_rec *r = record(tp, activate_vjp, x, y);
+    if (r) {
+        r->scale = slope;
+        keep(y);
+    }
+    return y;
+}
+
+/* big (n,C,2h,2w) and small (n,4C,h,w): big_c[2i+a][2j+b] = small_{(2a+b)C+c}[i][j]. Copies the
+   one into the other. C is a multiple of 16, so whole blocks move. */
+static void shuffle(di_tensor *big, di_tensor *small, int to_big)
+{
+    for (int k = 0; k < small->n * small->cb; k++) {
+        int part = k % small->cb / big->cb;
+        di_real *wide = big->blk[k / small->cb * big->cb + k % big->cb];
+        for (int i = 0; i < small->h; i++)
+            for (int j = 0; j < small->w; j++) {
+                di_real *s = small->blk[k] + ((size_t)(i + 1) * (small->w + 2) + j + 1) * 16;
+                di_real *b = wide + ((size_t)(2 * i + part / 2 + 1) * (big->w + 2)
+                                     + 2 * j + part % 2 + 1) * 16;
+                memcpy(to_big ? b : s, to_big ? s : b, 16 * sizeof *s);
+            }
+    }
+}
+
+/* Each is the other's inverse, a permutation, and so the other's derivative. */
+static void shuffle_vjp(di_tape *tp, di_rec *r)
+{
+    di_tensor *gx = like(tp, r->x);
+    if (gx && live(tp))
+        shuffle(r->flag ? r->y->g : gx, r->flag ? gx : r->y->g, !r->flag);
+    give_gradient(tp, r->x, gx);
+}
+
+di_tensor *di_shuffle(di_tape *tp, di_tensor *x, int to_big)
+{
+    x = solid(tp, x);
+    if (!x || tp->failed)
+        return NULL;
+    int c = to_big ? x->c / 4 : 4 * x->c;
+    if ((to_big ? c : x->c) % 16 || x->c % 16 || (!to_big && (x->h % 2 || x->w % 2))) {
+        tape_fail(tp, DI_EINPUT, "a pixel shuffle needs 16k channels and even sides");
+        return NULL;
+    }
+    di_tensor *y = to_big ? di_tensor_new(tp, x->n, c, 2 * x->h, 2 * x->w)
+                          : di_tensor_new(tp, x->n, c, x->h / 2, x->w / 2);
+    if (y && live(tp))
+        shuffle(to_big ? y : x, to_big ? x : y, to_big);
+    done(tp, "shuffle", x, y, 0);
+    di_rec *r = record(tp, shuffle_vjp, x, y);
+    if (r)
+        r->flag = to_big;
+    return y;
+}
+
 /* ---- embedding helpers (constants: no derivative) ---- */
 
 void di_add_channels(di_tape *tp, di_tensor *x, const di_tensor *emb)

@@ -114,6 +114,7 @@ typedef struct loader {
     uint64_t size;
     unsigned flags;
     int load;                   /* 0: check names and shapes, 1: read the values */
+    struct di_bkse *blur;       /* the network to load, where it is none that denoises */
     int wrong;                  /* offending tensors so far */
     char list[360];             /* and the first of them */
     uint32_t table[8][256];     /* CRC-32, eight bytes at a time */
@@ -486,11 +487,38 @@ static void read_schedule(loader *L)
         make_iddpm(L);
 }
 
+/* The kinds of networks: those that denoise, and one that blurs (chapter 10). */
+static di_status want_kind(loader *L, const char *kind)
+{
+    static const char kinds[] = "unet2d|bkse";
+    const char *s = meta_get(L, "format.kind", 1);
+    if (!s || strcmp(s, kind) == 0)
+        return L->ctx->status;
+    if (word_index(s, strlen(s), kinds) < 0)
+        return di_fail(L->ctx, DI_EINPUT, "weight file: metadata 'format.kind=%.40s' is not "
+                       "supported (one of %s)", s, kinds);
+    return di_fail(L->ctx, DI_EINPUT, "weight file: format.kind=%s is a network that %s; here "
+                   "one that %s is wanted, format.kind=%s", s,
+                   strcmp(s, "bkse") ? "denoises" : "blurs (problem nblur, net=)",
+                   strcmp(s, "bkse") ? "blurs" : "denoises", kind);
+}
+
+static di_status refuse_unused(loader *L)
+{
+    di_net *net = L->net;
+    for (int i = 0; i < net->lines; i++)
+        if (!net->line[i].used && strncmp(net->line[i].key, "info.", 5) != 0)
+            di_fail(L->ctx, DI_EINPUT, "weight file: unknown metadata key '%.40s'",
+                    net->line[i].key);
+    return L->ctx->status;
+}
+
 static di_status read_config(loader *L)
 {
     di_net *net = L->net;
     config *f = &net->f;
-    meta_word(L, "format.kind", "unet2d");
+    if (want_kind(L, "unet2d"))
+        return L->ctx->status;
     f->in = meta_int(L, "net.in", 1, 1024);
     f->out = meta_int(L, "net.out", 1, 1024);
     f->base = meta_int(L, "net.base", 2, 65536);
@@ -540,11 +568,7 @@ static di_status read_config(loader *L)
     if (!L->ctx->status && (f->stem % 16 || f->emb % 16 || f->base % 2 || f->base < 4))
         di_fail(L->ctx, DI_EINPUT, "weight file: net.stem and net.emb must be multiples of 16 "
                 "and net.base even");
-    for (int i = 0; i < net->lines; i++)
-        if (!net->line[i].used && strncmp(net->line[i].key, "info.", 5) != 0)
-            di_fail(L->ctx, DI_EINPUT, "weight file: unknown metadata key '%.40s'",
-                    net->line[i].key);
-    return L->ctx->status;
+    return refuse_unused(L);
 }
 
 /* ==== 4. Names to layers ================================================================== */
@@ -831,9 +855,10 @@ static void bind_net(loader *L)
     bind_conv(L, &net->out, "out.c", 4, f->out, c, 3, 0);
 }
 
-static di_status bind_all(loader *L)
+/* bind names every tensor of a network: once to check them, once to load them. */
+static di_status bind_all(loader *L, void (*bind)(loader *))
 {
-    bind_net(L);
+    bind(L);
     for (int i = 0; i < L->net->entries; i++)
         if (!L->net->entry[i].used) {
             char name[NAME];
@@ -848,20 +873,22 @@ static di_status bind_all(loader *L)
                        "the metadata: %s%s", L->wrong, L->list, L->wrong > 6 ? "; ..." : "");
     if (!(L->flags & DI_NET_HEAD)) {
         L->load = 1;
-        bind_net(L);
+        bind(L);
         L->net->loaded = 1;
     }
     return L->ctx->status;
 }
 
-di_status di_net_open(di_ctx *ctx, di_read_fn read, void *user, uint64_t size, unsigned flags,
-                      di_net **out)
+/* A loader with an empty network to hold the file's head; NULL after a failure. */
+static loader *loader_new(di_ctx *ctx, di_read_fn read, void *user, uint64_t size,
+                          unsigned flags)
 {
-    *out = NULL;
     loader *L = di_new(ctx, 1, sizeof *L);
     di_net *net = L ? di_new(ctx, 1, sizeof *net) : NULL;
-    if (!net)
-        return DI_EMEMORY;
+    if (!net) {
+        di_free(ctx, L);
+        return NULL;
+    }
     L->ctx = net->ctx = ctx;
     L->net = net;
     L->read = read;
@@ -872,15 +899,32 @@ di_status di_net_open(di_ctx *ctx, di_read_fn read, void *user, uint64_t size, u
     for (int i = 0; i <= DI_MAX_KEEP; i++)
         di_tape_open(&net->pass[i].tape, ctx);
     net->now = net->pass;
+    return L;
+}
+
+static di_status read_file(loader *L)
+{
     di_status s = read_head(L);
     if (!s)
         s = read_meta(L);
     if (!s)
         s = read_index(L);
+    return s;
+}
+
+di_status di_net_open(di_ctx *ctx, di_read_fn read, void *user, uint64_t size, unsigned flags,
+                      di_net **out)
+{
+    *out = NULL;
+    loader *L = loader_new(ctx, read, user, size, flags);
+    if (!L)
+        return DI_EMEMORY;
+    di_net *net = L->net;
+    di_status s = read_file(L);
     if (!s)
         s = read_config(L);
     if (!s)
-        s = bind_all(L);
+        s = bind_all(L, bind_net);
     di_free(ctx, L);
     if (s)
         di_net_close(net);
@@ -1634,4 +1678,380 @@ di_status di_prior_net(di_net *net, int h, int w, di_prior **out)
     np->p.self = np;
     *out = &np->p;
     return DI_OK;
+}
+
+/* ==== 10. A network that blurs ===============================================================
+   The function G of "Exploring Image Deblurring via Blur Kernel Space" (arXiv 2104.00317, class
+   KernelWizard, without norms), which blurs an image x as a latent k says, on the tape:
+
+     f = front(x)                   3x3 convolutions, the last two of stride 2; residual blocks
+     e1 = down0(f), e_i+1 = down_i(lrelu(e_i)), i = 1..4          4x4, stride 2
+     d4 = up4(relu(e5, k)), d_i = up_i(relu(d_i+1, e_i+1)), i = 3..1    their transposes
+     out = tanh(up0(relu(d1, e1))), net(x) = x + back(out)    residual blocks, two doublings
+
+   Every layer becomes a 3x3 convolution of stride 1, but for two: pixels are first shuffled
+   into channels, or channels into pixels afterwards. A 4x4 kernel of stride 2 has 16 of the 36
+   taps that this makes of it; the others are 0. So its weights take 2.25 times the memory, and
+   the fast kernels do all the work. */
+
+enum { BLUR_MOST = 64, BLUR_DEPTH = 5, BLUR_TAIL = 64, BLUR_SIDE = 128 };
+typedef struct blur_res {       /* y = x + c2(relu(c1 x)) */
+    di_conv c1, c2;
+} blur_res;
+struct di_bkse {
+    di_ctx *ctx;
+    int base, blocks[2], loaded; /* blocks: residual blocks in front and back */
+    size_t weights, weight_bytes;
+    di_conv head[3], down[BLUR_DEPTH], up[BLUR_DEPTH], grow[2], mid, out;
+    blur_res res[2][BLUR_MOST];
+    di_tape tape;
+    char *memory;
+    size_t memory_size, plan[2]; /* plan: bytes without and with derivative */
+    int plan_h, plan_w, plan_threads, plan_fast;
+    di_real *work;              /* (2,3,h,w): (x + 1)/2, and an output's gradient */
+    size_t work_size;
+};
+
+/* What a layer of the file is, and how its 3x3 kernel comes from it. */
+enum { BLUR_PLAIN, BLUR_GROW, BLUR_DOWN, BLUR_UP };
+
+/* to (oc,ic,3,3), from as in the file. Of 2x2 pixels (a,b) is number 2a + b.
+     GROW: a pixel shuffle follows, channel 4c + 2a + b becomes (2a+b)C + c
+     DOWN: from (oc,ic/4,4,4), tap t of 4 reads pixel a of cell ky, t = 2 ky + a - 1
+     UP:   from (ic,oc/4,4,4), pixel a of a cell has tap t = a + 3 - 2 ky */
+static void blur_kernel(di_real *to, const di_real *from, int kind, int oc, int ic)
+{
+    for (int o = 0; o < oc; o++)
+        for (int i = 0; i < ic; i++)
+            for (int ky = 0; ky < 3; ky++)
+                for (int kx = 0; kx < 3; kx++, to++) {
+                    int C = kind == BLUR_DOWN ? ic / 4 : oc / 4, part = 0, y, x;
+                    if (kind == BLUR_DOWN || kind == BLUR_UP)
+                        part = kind == BLUR_DOWN ? i / C : o / C;
+                    y = kind == BLUR_DOWN ? 2 * ky + part / 2 - 1 : part / 2 + 3 - 2 * ky;
+                    x = kind == BLUR_DOWN ? 2 * kx + part % 2 - 1 : part % 2 + 3 - 2 * kx;
+                    int tap = y < 0 || y > 3 || x < 0 || x > 3 ? -1 : 4 * y + x;
+                    size_t at = ((size_t)o * ic + i) * 9 + 3 * ky + kx;
+                    if (kind == BLUR_GROW)
+                        at = ((size_t)(o % C * 4 + o / C) * ic + i) * 9 + 3 * ky + kx;
+                    else if (kind == BLUR_DOWN)
+                        at = ((size_t)o * C + i % C) * 16 + tap;
+                    else if (kind == BLUR_UP)
+                        at = ((size_t)i * C + o % C) * 16 + tap;
+                    *to = tap < 0 && kind >= BLUR_DOWN ? 0 : from[at];
+                }
+}
+
+/* One layer, oc and ic as in the file; the file's names: PREFIX.w, and PREFIX.b if biased. */
+static void blur_layer(loader *L, di_conv *w, const char *prefix, int kind, int oc, int ic,
+                       int biased)
+{
+    di_bkse *b = L->blur;
+    int d[4] = { kind == BLUR_UP ? ic : oc, kind == BLUR_UP ? oc : ic, 3, 3 };
+    if (kind >= BLUR_DOWN)
+        d[2] = d[3] = 4;
+    w->k = 3;
+    w->oc = kind == BLUR_UP ? 4 * oc : oc;
+    w->ic = kind == BLUR_DOWN ? 4 * ic : ic;
+    if (!w->stride)
+        w->stride = 1;
+    di_real *from = tensor(L, prefix, ".w", 4, d);
+    di_real *bias = biased ? vector(L, prefix, ".b", oc) : NULL;
+    b->weights += (size_t)oc * ic * d[2] * d[3] + (biased ? oc : 0);
+    b->weight_bytes += di_conv_bytes(w->oc, w->ic, 3);
+    size_t n = (size_t)w->oc * w->ic * 9;
+    di_real *to = from && (bias || !biased) ? di_new(L->ctx, n + w->oc, sizeof *to) : NULL;
+    if (to) {
+        blur_kernel(to, from, kind, w->oc, w->ic);
+        for (int o = 0; bias && o < w->oc; o++)
+            to[n + o] = bias[kind == BLUR_GROW ? o % (oc / 4) * 4 + o / (oc / 4) : o % oc];
+        di_conv_init(L->ctx, w, to, to + n);
+    }
+    di_free(L->ctx, to);
+    di_free(L->ctx, from);
+    di_free(L->ctx, bias);
+}
+
+static void bind_blur(loader *L)
+{
+    di_bkse *b = L->blur;
+    int nf = b->base, width[BLUR_DEPTH + 1] = { nf, nf, 2 * nf, 4 * nf, 8 * nf, 8 * nf };
+    char p[NAME];
+    b->weights = b->weight_bytes = 0;
+    b->head[1].stride = b->head[2].stride = 2;
+    for (int i = 0; i < 3; i++) {
+        snprintf(p, sizeof p, "front.%d", i);
+        blur_layer(L, &b->head[i], p, BLUR_PLAIN, nf, i ? nf : 3, 1);
+    }
+    for (int side = 0; side < 2; side++) {
+        for (int i = 0; i < b->blocks[side]; i++) {
+            snprintf(p, sizeof p, "%s.res.%d.c1", side ? "back" : "front", i);
+            blur_layer(L, &b->res[side][i].c1, p, BLUR_PLAIN, nf, nf, 1);
+            snprintf(p, sizeof p, "%s.res.%d.c2", side ? "back" : "front", i);
+            blur_layer(L, &b->res[side][i].c2, p, BLUR_PLAIN, nf, nf, 1);
+        }
+        for (int i = 0; !side && i < BLUR_DEPTH; i++) {
+            snprintf(p, sizeof p, "down.%d", i);
+            blur_layer(L, &b->down[i], p, BLUR_DOWN, width[i + 1], width[i], 0);
+        }
+        for (int i = BLUR_DEPTH - 1; !side && i >= 0; i--) {
+            snprintf(p, sizeof p, "up.%d", i);
+            blur_layer(L, &b->up[i], p, BLUR_UP, width[i], 2 * width[i + 1], !i);
+        }
+    }
+    blur_layer(L, &b->grow[0], "back.up.0", BLUR_GROW, 4 * nf, nf, 1);
+    blur_layer(L, &b->grow[1], "back.up.1", BLUR_GROW, 4 * BLUR_TAIL, nf, 1);
+    blur_layer(L, &b->mid, "back.mid", BLUR_PLAIN, BLUR_TAIL, BLUR_TAIL, 1);
+    blur_layer(L, &b->out, "back.out", BLUR_PLAIN, 3, BLUR_TAIL, 1);
+}
+
+di_status di_bkse_open(di_ctx *ctx, di_read_fn read, void *user, uint64_t size, unsigned flags,
+                       di_bkse **out)
+{
+    *out = NULL;
+    di_bkse *b = di_new(ctx, 1, sizeof *b);
+    loader *L = b ? loader_new(ctx, read, user, size, flags) : NULL;
+    if (!L)
+        return ctx->status;
+    b->ctx = ctx;
+    L->blur = b;
+    di_tape_open(&b->tape, ctx);
+    di_status s = read_file(L);
+    if (!s)
+        s = want_kind(L, "bkse");
+    if (!s) {
+        meta_int(L, "net.in", 3, 3);
+        b->base = meta_int(L, "net.base", 16, 4096);
+        b->blocks[0] = meta_int(L, "net.front", 0, BLUR_MOST);
+        b->blocks[1] = meta_int(L, "net.back", 0, BLUR_MOST);
+        s = refuse_unused(L);
+        if (!s && b->base % 16)
+            s = di_fail(ctx, DI_EINPUT, "weight file: net.base=%d must be a multiple of 16",
+                        b->base);
+    }
+    if (!s)
+        s = bind_all(L, bind_blur);
+    b->loaded = L->net->loaded;
+    di_net_close(L->net);
+    di_free(ctx, L);
+    if (s)
+        di_bkse_close(b);
+    else
+        *out = b;
+    return s;
+}
+
+static void blur_conv_free(di_ctx *ctx, di_conv *w)
+{
+    di_free(ctx, w->w);
+    di_free(ctx, w->bias);
+}
+
+void di_bkse_close(di_bkse *b)
+{
+    if (!b)
+        return;
+    di_ctx *ctx = b->ctx;
+    for (int i = 0; i < 3; i++)
+        blur_conv_free(ctx, &b->head[i]);
+    for (int i = 0; i < BLUR_DEPTH; i++) {
+        blur_conv_free(ctx, &b->down[i]);
+        blur_conv_free(ctx, &b->up[i]);
+    }
+    for (int i = 0; i < 2 * BLUR_MOST; i++) {
+        blur_conv_free(ctx, &b->res[i / BLUR_MOST][i % BLUR_MOST].c1);
+        blur_conv_free(ctx, &b->res[i / BLUR_MOST][i % BLUR_MOST].c2);
+    }
+    blur_conv_free(ctx, &b->grow[0]);
+    blur_conv_free(ctx, &b->grow[1]);
+    blur_conv_free(ctx, &b->mid);
+    blur_conv_free(ctx, &b->out);
+    di_tape_close(&b->tape);
+    di_free(ctx, b->memory);
+    di_free(ctx, b->work);
+    di_free(ctx, b);
+}
+
+size_t di_bkse_weights(const di_bkse *b) { return b->weights; }
+size_t di_bkse_weight_bytes(const di_bkse *b) { return b->weight_bytes; }
+
+void di_bkse_latent(const di_bkse *b, int h, int w, int shape[3])
+{
+    shape[0] = 8 * b->base;
+    shape[1] = h / BLUR_SIDE;
+    shape[2] = w / BLUR_SIDE;
+}
+
+/* x's place is taken by its convolution, or by its activation. */
+static di_tensor *blur_step(di_tape *tp, di_tensor *x, const di_conv *w)
+{
+    di_tensor *y = di_convolve(tp, x, w, NULL, 1);
+    di_drop(tp, x);
+    return y;
+}
+
+static di_tensor *blur_bend(di_tape *tp, di_tensor *x, double slope)
+{
+    di_tensor *y = di_activate(tp, x, slope);
+    di_drop(tp, x);
+    return y;
+}
+
+static di_tensor *blur_shuffle(di_tape *tp, di_tensor *x, int to_big)
+{
+    di_tensor *y = di_shuffle(tp, x, to_big);
+    di_drop(tp, x);
+    return y;
+}
+
+static di_tensor *blur_blocks(di_bkse *b, int side, di_tensor *x)
+{
+    di_tape *tp = &b->tape;
+    for (int i = 0; i < b->blocks[side]; i++) {
+        const blur_res *r = &b->res[side][i];
+        di_tensor *h = blur_bend(tp, di_convolve(tp, x, &r->c1, NULL, 1), 0);
+        di_tensor *y = di_convolve(tp, h, &r->c2, x, 1);
+        di_drop(tp, h);
+        di_drop(tp, x);
+        x = y;
+    }
+    return x;
+}
+
+/* The nested levels: f and k to out. e's place is taken by two activations of it. */
+static di_tensor *blur_adapt(di_bkse *b, di_tensor *f, di_tensor *k)
+{
+    di_tape *tp = &b->tape;
+    di_tensor *skip[BLUR_DEPTH], *e = f;
+    for (int i = 0; i < BLUR_DEPTH; i++) {
+        di_tensor *l = e;
+        if (i) {
+            l = di_activate(tp, e, 0.2);
+            skip[i] = blur_bend(tp, e, 0);
+        }
+        e = blur_step(tp, blur_shuffle(tp, l, 0), &b->down[i]);
+    }
+    di_tensor *d = blur_bend(tp, e, 0), *with = blur_bend(tp, k, 0);
+    for (int i = BLUR_DEPTH - 1; i >= 0; i--) {
+        di_tensor *both = di_concat(tp, d, with);
+        di_drop(tp, d);
+        di_drop(tp, with);
+        d = blur_shuffle(tp, blur_step(tp, both, &b->up[i]), 1);
+        d = blur_bend(tp, d, i ? 0 : DI_TANH);
+        with = i ? skip[i] : NULL;
+    }
+    return d;
+}
+
+/* net(x) = x + back(adapt(front(x), k)); x (1,3,h,w), k (1,8 base,h/128,w/128). */
+static di_tensor *blur_forward(di_bkse *b, di_tensor *x, di_tensor *k)
+{
+    di_tape *tp = &b->tape;
+    di_tensor *v = blur_bend(tp, di_convolve(tp, x, &b->head[0], NULL, 1), 0.1);
+    for (int i = 1; i < 3; i++)
+        v = blur_bend(tp, blur_step(tp, v, &b->head[i]), 0.1);
+    v = blur_adapt(b, blur_blocks(b, 0, v), k);
+    v = blur_blocks(b, 1, v);
+    for (int i = 0; i < 2; i++)
+        v = blur_bend(tp, blur_shuffle(tp, blur_step(tp, v, &b->grow[i]), 1), 0.1);
+    v = blur_bend(tp, blur_step(tp, v, &b->mid), 0.1);
+    di_tensor *y = di_convolve(tp, v, &b->out, x, 1);
+    di_drop(tp, v);
+    return y;
+}
+
+/* y = clamp(2 net((x+1)/2) - 1, -1, 1), which lets gradients pass within, ends included: its
+   derivative is that of net, the factors 2 and 1/2 cancel. All NULL: a dry run. */
+static void blur_pass(di_bkse *b, int h, int w, const di_real *latent, const di_real *x,
+                      di_real *y, const di_real *gy, di_real *gx, int vjp)
+{
+    di_tape *tp = &b->tape;
+    int k[3];
+    size_t n = (size_t)3 * h * w;
+    di_real *in = b->work, *g = tp->dry ? NULL : in + n;
+    di_bkse_latent(b, h, w, k);
+    for (size_t i = 0; !tp->dry && i < n; i++)
+        in[i] = (di_real)0.5 * (x[i] + 1);
+    di_tensor *image = di_pack(tp, 1, 3, h, w, in, 3);
+    di_tensor *code = di_pack(tp, 1, k[0], k[1], k[2], latent, k[0]);
+    if (image)
+        image->need = vjp;
+    di_tensor *out = blur_forward(b, image, code);
+    if (!tp->dry && out)
+        di_unpack(tp, out, 0, 3, in);
+    for (size_t i = 0; !tp->dry && out && i < n; i++) {
+        di_real v = 2 * in[i] - 1;
+        if (vjp)
+            g[i] = v >= -1 && v <= 1 ? gy[i] : 0;
+        if (y)
+            y[i] = v < -1 ? -1 : v > 1 ? 1 : v; /* NaN stays */
+    }
+    if (vjp && out) {
+        out->g = di_pack(tp, 1, 3, h, w, g, 3);
+        di_drop(tp, out);
+        di_tape_back(tp);
+        di_unpack(tp, image->g, 0, 3, gx);
+        di_drop(tp, image->g);
+    } else {
+        di_drop(tp, out);
+    }
+    di_drop(tp, image);
+}
+
+size_t di_bkse_bytes(di_bkse *b, int h, int w, int vjp)
+{
+    if (h < BLUR_SIDE || w < BLUR_SIDE || h % BLUR_SIDE || w % BLUR_SIDE || h > 1 << 15
+        || w > 1 << 15) {
+        di_fail(b->ctx, DI_EUSAGE, "image size %dx%d: height and width must be multiples of %d "
+                "for the network that blurs", h, w, BLUR_SIDE);
+        return 0;
+    }
+    if (b->plan_h != h || b->plan_w != w || b->plan_threads != b->ctx->threads
+        || b->plan_fast != b->ctx->fast)
+        b->plan[0] = b->plan[1] = 0;
+    b->plan_h = h;
+    b->plan_w = w;
+    b->plan_threads = b->ctx->threads;
+    b->plan_fast = b->ctx->fast;
+    if (!b->plan[vjp != 0] && !di_tape_begin(&b->tape, NULL, 0, vjp)) {
+        blur_pass(b, h, w, NULL, NULL, NULL, NULL, NULL, vjp);
+        b->plan[vjp != 0] = b->tape.failed ? 0 : b->tape.arena.peak;
+    }
+    size_t work = 6 * (size_t)h * w * sizeof(di_real);
+    return b->plan[vjp != 0] ? b->plan[vjp != 0] + work : 0;
+}
+
+/* Memory *p of at least `size` bytes, kept for the next call. */
+static di_status blur_room(di_ctx *ctx, void **p, size_t *have, size_t size)
+{
+    if (*have >= size)
+        return DI_OK;
+    di_free(ctx, *p);
+    *have = 0;
+    *p = di_new(ctx, size, 1);
+    if (!*p)
+        return DI_EMEMORY;
+    *have = size;
+    return DI_OK;
+}
+
+di_status di_bkse_run(di_bkse *b, int h, int w, const di_real *latent, const di_real *x,
+                      di_real *y, const di_real *gy, di_real *gx)
+{
+    int vjp = gy && gx;
+    size_t need = di_bkse_bytes(b, h, w, vjp), work = 6 * (size_t)h * w * sizeof(di_real);
+    void *memory = b->memory, *other = b->work;
+    if (!need)
+        return b->ctx->status;
+    if (!b->loaded)
+        return di_fail(b->ctx, DI_EUSAGE, "the network was opened head-only");
+    di_status s = blur_room(b->ctx, &memory, &b->memory_size, need - work);
+    b->memory = memory;
+    if (!s)
+        s = blur_room(b->ctx, &other, &b->work_size, work);
+    b->work = other;
+    if (s || di_tape_begin(&b->tape, b->memory, b->memory_size, vjp))
+        return b->ctx->status;
+    blur_pass(b, h, w, latent, x, y, gy, gx, vjp);
+    return b->ctx->status;
 }

@@ -4,7 +4,7 @@
 
      hash [ISA|-] [THREADS]          run from the repository root */
 #define DIFFINV_KERNELS
-#include "../diffinv.h"
+#include "maker.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -219,6 +219,37 @@ static void problems(sha *s, di_ctx *ctx)
     }
 }
 
+/* Fourier problems and the network that blurs. */
+static void others(sha *s, di_ctx *ctx)
+{
+    enum { W = 128, N = 3 * W * W, SMALL = 24 };
+    static di_real x[N], v[N], y[N], g[N], maps[4 * SMALL * SMALL], mask[SMALL];
+    di_problem *p[4];
+    di_scatter sensors = { 3, 21, 0.18, 0.3, 5 };
+    di_bkse *net;
+    di_normal(x, N, 5, DI_STREAM_INIT, 0, 0);
+    di_normal(v, N, 6, DI_STREAM_INIT, 0, 0);
+    di_normal(maps, 4 * SMALL * SMALL, 7, DI_STREAM_INIT, 0, 0);
+    for (int i = 0; i < SMALL; i++)
+        mask[i] = i % 3 != 1;
+    need(ctx, di_problem_phase(ctx, 2, SMALL, SMALL - 3, 6, 0, &p[0])
+         || di_problem_phase(ctx, 1, SMALL, SMALL, 5, 1, &p[1])
+         || di_problem_mri(ctx, SMALL, SMALL, 2, maps, mask, &p[2])
+         || di_problem_scatter(ctx, SMALL, &sensors, &p[3]), "problem");
+    for (int k = 0; k < 4; k++) {
+        need(ctx, di_apply(p[k], 1, x, y) || di_apply_vjp(p[k], 1, x, v, g), "apply");
+        put(s, y, (size_t)p[k]->y[0] * p[k]->y[1] * p[k]->y[2]);
+        put(s, g, (size_t)p[k]->x[0] * p[k]->x[1] * p[k]->x[2]);
+    }
+    bytes f = make_blur(BLUR_META, 0);
+    need(ctx, di_bkse_open(ctx, read_bytes, f.p, f.size, 0, &net), "open");
+    need(ctx, di_bkse_run(net, W, W, maps, x, y, v, g), "blur");
+    put(s, y, N);
+    put(s, g, N);
+    di_bkse_close(net);
+    free(f.p);
+}
+
 /* Each solver of the table in a short run: its own line. */
 static void solvers(di_ctx *ctx, const char *kind)
 {
@@ -280,6 +311,10 @@ int main(int argc, char **argv)
         snprintf(kind, sizeof kind, "%s %s", sizeof(di_real) == 8 ? "double" : "float",
                  fast ? "fast" : "exact");
         printf("%s numbers, networks, problems %s\n", kind, text);
+        sha_start(&s);
+        others(&s, ctx);
+        sha_text(&s, text);
+        printf("%s Fourier, blur %s\n", kind, text);
         solvers(ctx, kind);
         di_close(ctx);
     }

@@ -1132,6 +1132,60 @@ def test_presets():
         assert "and %d more; 1 surplus: x" % (count - 8) in err, err
 
 
+def blur_network(base=16, front=1, back=2):
+    """As network(), of a KernelWizard."""
+    for i in range(3):
+        yield from both("front.%d" % i, "feature_extractor.%d" % (2 * i),
+                        (base, base if i else 3, 3, 3))
+
+    def blocks(count, ours, theirs, first):
+        for i in range(count):
+            for k in (1, 2):
+                yield from both("%s.res.%d.c%d" % (ours, i, k),
+                                "%s.%d.conv%d" % (theirs, first + i, k), (base, base, 3, 3))
+
+    yield from blocks(front, "front", "feature_extractor", 6)
+    place, wide = "adapter.model.", (1, 1, 2, 4, 8, 8)
+    for i in range(5):
+        shape = (wide[i + 1] * base, wide[i] * base, 4, 4)
+        yield "down.%d.w" % i, place + "down.%d.weight" % (i > 0), shape, shape
+        place += "submodule."
+    for i in reversed(range(5)):
+        place = place[:-len("submodule.")]
+        shape = (2 * wide[i + 1] * base, wide[i] * base, 4, 4)
+        yield "up.%d.w" % i, place + "up.1.weight", shape, shape
+    yield "up.0.b", "adapter.model.up.1.bias", (base,), (base,)
+    yield from blocks(back, "back", "recon_trunk", 0)
+    for ours, at, shape in (("up.0", 0, (4 * base, base)), ("up.1", 3, (256, base)),
+                            ("mid", 6, (64, 64)), ("out", 8, (3, 64))):
+        yield from both("back." + ours, "recon_trunk.%d" % (back + at), shape + (3, 3))
+
+
+def test_blur():
+    """The network that blurs: names, shapes, what is dropped, what is refused; its preset."""
+    parts = list(blur_network())
+    config = "format.kind=bkse\nnet.base=16\nnet.front=1\nnet.back=2\n"
+    model = fill(parts)
+    model.simple("kernel_extractor.model.1.weight", "f32", (2, 2), [1, 2, 3, 4])
+    for args in ((), ("--dtype", "f16")):
+        meta, tensors = converted(model.zip(), *args, config=config)
+        compare(tensors, expected(parts, model), args[1] if args else "f32")
+    equal({key: value for key, value in meta.items() if key[:5] != "info." and key != "places"},
+          {"format.kind": "bkse", "net.in": "3", "net.base": "16", "net.front": "1",
+           "net.back": "2"})
+    model.simple("recon_trunk.11.weight", "f32", (1,), [1])
+    refused(model.zip(), "1 surplus: recon_trunk.11.weight", config=config)
+    refused(fill(parts).zip(), "missing 'net.base'", config=config.replace("net.base=16", ""))
+    refused(fill(parts).zip(), "multiple of 16", config=config.replace("16", "24"))
+    refused(fill(parts).zip(), "unknown key 'net.mult'", config=config + "net.mult=1\n")
+    refused(fill(parts).zip(), "net.back=99: expected", config=config.replace("back=2",
+                                                                              "back=99"))
+    shapes = [shape for _, shape in convert.graph(convert.preset("GOPRO_wVAE"))]
+    equal((sum(map(math.prod, shapes)), len(shapes)), (23662531, 145))
+    equal(sorted(convert.graph(convert.preset("GOPRO_wVAE"))),
+          sorted((ours, kept) for ours, _, _, kept in blur_network(64, 10, 20)))
+
+
 def test_more_presets():
     """Weights and tensors of the published networks of diffusers and EDM."""
     ddpm, edm = ("conv_in.weight", (128, 3, 3, 3)), ("map_layer0.weight", (512, 128))

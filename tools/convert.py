@@ -8,7 +8,8 @@
                      [--dtype f32|f16|bf16]
 
 IN is a PyTorch checkpoint (zip, or the older stream) or a .safetensors file, of a network in
-the layout of guided-diffusion, of diffusers (UNet2DModel) or of EDM (SongUNet, DhariwalUNet).
+the layout of guided-diffusion, of diffusers (UNet2DModel) or of EDM (SongUNet, DhariwalUNet),
+or the network that blurs of blur-kernel-space-exploring (KernelWizard, format.kind=bkse).
 --list checks IN and prints a line a tensor: name, dtype, shape, CRC-32 of the values as
 float32; it takes any network.
 --entry names the dictionary to take; by default the top level, else `ema`, `state_dict`, ...
@@ -1191,6 +1192,33 @@ def value_text(value):
     return str(value)
 
 
+class BlurConfig:
+    """The metadata of a network that blurs (KernelWizard of blur-kernel-space-exploring)."""
+    KEYS = {"format.kind": one_of("bkse"), "net.in": integer(3, 3),
+            "net.base": integer(16, 4096), "net.front": integer(0, 64),
+            "net.back": integer(0, 64), "info.license": free_text}
+
+    def __init__(self, pairs, where):
+        self.where = where
+        pairs = dict({"net.in": "3", "info.license": UNSTATED}, **pairs)
+        for key in sorted(set(pairs) ^ set(self.KEYS)):
+            self.fail(("missing " if key in self.KEYS else "unknown key ") + show(key))
+        self.values = {}
+        for key, text in pairs.items():
+            try:
+                self.values[key] = self.KEYS[key](text)
+            except ValueError as error:
+                self.fail("%s=%s: expected %s" % (key, show(text)[1:-1], error))
+        if self["net.base"] % 16:
+            self.fail("net.base must be a multiple of 16")
+
+    fail, __getitem__, get, lines = Config.fail, Config.__getitem__, Config.get, Config.lines
+
+
+def config_of(pairs, where):
+    return (BlurConfig if pairs.get("format.kind") == "bkse" else Config)(pairs, where)
+
+
 # ---- 8. Presets ------------------------------------------------------------------------------
 
 LINEAR = """
@@ -1263,7 +1291,8 @@ PRESETS = {"ffhq_10m": FFHQ, "celebahq_p2": FFHQ, "imagenet256": IMAGENET,
            "lsun_bedroom": IMAGENET, "portraits64": PORTRAITS, "ddpm-cifar10-32": DDPM_32,
            "ddpm-celebahq-256": DDPM_256, "ddpm-church-256": DDPM_256,
            "blackhole-50k": BLACK_HOLE, "ns-5m": NAVIER_STOKES, "fwi-5m": WAVEFORM,
-           "inv-scatter-5m": SCATTER, "mri-knee": MRI, "mri-brain": MRI}
+           "inv-scatter-5m": SCATTER, "mri-knee": MRI, "mri-brain": MRI,
+           "GOPRO_wVAE": "format.kind=bkse net.base=64 net.front=10 net.back=20"}
 LICENSES = {
     "portraits64": "trained on photographs by Chris McAndrew / UK Parliament, CC BY 3.0 "
     "(https://creativecommons.org/licenses/by/3.0/), cropped and resized; on headshots of the "
@@ -1274,7 +1303,7 @@ LICENSES = {
 
 def preset(name):
     pairs = dict(pairs_of(PRESETS[name]), **{"info.license": LICENSES.get(name, UNSTATED)})
-    return Config(pairs, "preset " + name)
+    return config_of(pairs, "preset " + name)
 
 
 def config_file(path):
@@ -1298,7 +1327,7 @@ def config_file(path):
             raise Refusal("%s, line %d: %s" % (where, line_number, "duplicate key " + show(key)
                                                if equals else "not key=value"))
         pairs[key] = value
-    return Config(pairs, where)
+    return config_of(pairs, where)
 
 
 # ---- 9. A diffusers config.json --------------------------------------------------------------
@@ -1474,8 +1503,28 @@ def linear(name, i, o):
     return [(name + ".w", (o, i)), (name + ".b", (o,))]
 
 
+def blur_graph(config):
+    """The same of a network that blurs; the sides of up.* are in, out."""
+    base, wide = config["net.base"], 64             # wide: at full size, whatever the base
+    width = [base, base, 2 * base, 4 * base, 8 * base, 8 * base]
+
+    def blocks(side):
+        return sum((conv("%s.res.%d.c%d" % (side, i, k), base, base)
+                    for i in range(config["net." + side]) for k in (1, 2)), [])
+
+    parts = conv("front.0", 3, base) + conv("front.1", base, base) + conv("front.2", base, base)
+    parts += blocks("front")
+    parts += [("down.%d.w" % i, (width[i + 1], width[i], 4, 4)) for i in range(5)]
+    parts += [("up.%d.w" % i, (2 * width[i + 1], width[i], 4, 4)) for i in reversed(range(5))]
+    parts += [("up.0.b", (base,))] + blocks("back")
+    return (parts + conv("back.up.0", base, 4 * base) + conv("back.up.1", base, 4 * wide)
+            + conv("back.mid", wide, wide) + conv("back.out", wide, 3))
+
+
 def graph(config):
     """(name, shape) of every tensor of the network, in the order of execution."""
+    if config["format.kind"] == "bkse":
+        return blur_graph(config)
     emb, cond = config["net.emb"], 2 if config["net.cond"] == "scale_shift" else 1
 
     def norm(name, n):
@@ -1670,6 +1719,37 @@ class Edm(Family):
         return kept
 
 
+class KernelWizard:
+    """The network that blurs; its kernel_extractor, which finds latents, is not needed."""
+    order, label_columns = None, False
+
+    def __init__(self, config, names, tensors):
+        self.config, self.tensors = config, tensors
+
+    def origins(self, name):
+        path, leaf = name.rsplit(".", 1)
+        side, *rest = path.split(".")
+        back = self.config["net.back"]
+        trunk = "feature_extractor" if side == "front" else "recon_trunk"
+        if side in ("down", "up"):
+            level = int(rest[0])
+            theirs = "adapter.model." + level * "submodule." + (
+                "up.1" if side == "up" else "down.1" if level else "down.0")
+        elif rest[0] == "res":
+            first = 6 if side == "front" else 0
+            theirs = "%s.%d.conv%s" % (trunk, first + int(rest[1]), rest[2][1])
+        elif side == "front":
+            theirs = "%s.%d" % (trunk, 2 * int(rest[0]))
+        else:
+            theirs = "%s.%d" % (trunk, back + {"up.0": 0, "up.1": 3, "mid": 6,
+                                               "out": 8}[".".join(rest)])
+        return [theirs + (".bias" if leaf == "b" else ".weight")]
+
+    def needed(self, source):
+        return {name: tensor for name, tensor in self.tensors.items()
+                if not name.startswith("kernel_extractor.")}
+
+
 def check_filter(source, name, tensor):
     """The mean of 2x2 pixels is the only filter that the reader knows."""
     data = b"".join(values(source, tensor)) if tensor.size == (1, 1, 2, 2) \
@@ -1691,6 +1771,8 @@ Weight = collections.namedtuple("Weight", "name origins shape dtype tensors")
 def bind(source, tensors, config):
     """A Weight for every tensor of the network, or a refusal that lists all offenders."""
     kind = next((kind for telltale, kind in FAMILIES if telltale in tensors), GuidedDiffusion)
+    if config["format.kind"] == "bkse":
+        kind = KernelWizard
     parts = graph(config)
     family = kind(config, [name for name, _ in parts], tensors)
     order = config.get("qkv.order") or family.order

@@ -270,9 +270,9 @@ di_status make_mask(di_ctx *ctx, const char *text, const char *at, const char *m
    the others' stand beside their code. */
 
 static const make_kind *const kinds[] = {
-    &make_denoise, &make_inpaint, &make_sr, &make_gblur, &make_matrix,
-    &make_motion, &make_nlblur, &make_blind, &make_turbulence, &make_hdr, &make_colorize,
-    &make_jpeg, &make_blackhole,
+    &make_denoise, &make_inpaint, &make_sr, &make_gblur, &make_motion, &make_nlblur,
+    &make_nblur, &make_blind, &make_turbulence, &make_hdr, &make_colorize, &make_jpeg,
+    &make_phase, &make_mri, &make_scatter, &make_blackhole, &make_matrix,
 };
 enum { KINDS = sizeof kinds / sizeof kinds[0] };
 
@@ -439,6 +439,22 @@ di_status make_measure(di_ctx *ctx, const make_spec *spec, const di_problem *p, 
         return extra->measure(ctx, spec, p, seed, sample, x, y);
     di_status s = di_apply(p, 1, x, y);
     return s ? s : make_noise(ctx, spec, p, seed, sample, y);
+}
+
+di_status make_numbers(di_ctx *ctx, const char *path, const char *what, io_array *a)
+{
+    char err[400];
+    memset(a, 0, sizeof *a);
+    int code = io_read(a, path, err, sizeof err);
+    if (code)
+        return di_fail(ctx, (di_status)code, "%s", err);
+    if (!a->picture && di_finite(a->v, a->n * a->c * a->h * a->w))
+        return DI_OK;
+    int picture = a->picture;
+    io_free(a);
+    return di_fail(ctx, DI_EINPUT, picture ? "%s is a picture or a uint8 array, which is read "
+                   "as [-1,1]: save the %s as float32" : "%s: the %s hold NaN or infinity",
+                   path, what);
 }
 
 /* ==== Denoising, inpainting, super-resolution, Gaussian blur, any matrix ================= */

@@ -20,7 +20,8 @@ typedef struct make_kind {
     /* The problem for images (c,h,w). */
     di_status (*make)(di_ctx *ctx, const make_spec *spec, int c, int h, int w,
                       di_problem **problem);
-    /* The shape x of the images that have measurements of shape y; NULL: the same. */
+    /* The shape x of the images that have measurements of shape y; NULL: the same. A height of
+     * 0: y does not tell. */
     di_status (*image)(di_ctx *ctx, const make_spec *spec, const int y[3], int x[3]);
     /* Noise of number `sample` of the seed, onto a clean measurement y; NULL: y + sigma N. */
     di_status (*noise)(di_ctx *ctx, const make_spec *spec, const di_problem *p, uint64_t seed,
@@ -31,6 +32,8 @@ typedef struct make_kind {
 extern const make_kind make_denoise, make_inpaint, make_sr, make_gblur, make_matrix;
 extern const make_kind make_motion, make_nlblur, make_blind, make_turbulence, make_hdr,
     make_colorize, make_jpeg, make_blackhole;
+extern const make_kind make_phase, make_mri, make_scatter; /* make_fourier.c */
+extern const make_kind make_nblur;                         /* make_nblur.c */
 
 /* What few problems have beside their row; any function may be NULL. */
 typedef struct make_extra {
@@ -117,6 +120,9 @@ int make_motion_grey(int size, double (*xy)[2], int n, unsigned char *grey);
    0, or 1 for want of memory. */
 int make_tilt_patch(double *tilt, int h, int w, int half, int row, int col, double strength,
                     const di_real *normal);
+
+/* An array file of finite numbers, for the caller to free. what: "coil maps", for messages. */
+di_status make_numbers(di_ctx *ctx, const char *path, const char *what, io_array *a);
 
 /* mask (h,w) of 0 (missing) and 1 from text: "box:S", "box:HxW", "random:SHARE", a file. at:
  * "center", "rand" or "t,l"; margin: "auto" or pixels, the border that at=rand keeps free. */

@@ -126,9 +126,10 @@ static int solve_settings(job *j)
     if (!code)
         code = input_problem(c, record.n ? &record : NULL, path, &j->spec);
     settings_free(&record);
-    /* What a matrix measures tells nothing of the image's size. */
-    if (!code && y && (cmd_get(c, "fit") ||
-                       (cmd_get(c, "size") && strcmp(j->spec.kind->name, "matrix"))))
+    /* What these measure tells nothing of the image's size. */
+    int silent = !code && (!strcmp(j->spec.kind->name, "matrix") ||
+                           !strcmp(j->spec.kind->name, "scatter"));
+    if (!code && y && (cmd_get(c, "fit") || (cmd_get(c, "size") && !silent)))
         return di_fail(c->ctx, DI_EUSAGE, "--size and --fit belong to a picture (-i): the "
                        "measurement -y has its size");
     if (!code)
@@ -173,9 +174,14 @@ static int measured_shape(job *j, const char *path, int x[3])
     }
     int code = make_image_shape(c->ctx, &j->spec, shape, x);
     if (!code && x[0] != j->w.in)
-        code = di_fail(c->ctx, DI_EINPUT, "%s has %zu channel%s, the prior %s makes %d: "
-                       "measure the picture again with -w %s", path, j->y.c, j->y.c == 1 ?
-                       "" : "s", cmd_get(c, "weights"), j->w.in, cmd_get(c, "weights"));
+        code = di_fail(c->ctx, DI_EINPUT, "%s %s %d channel%s, the prior %s makes %d: measure "
+                       "the picture again with -w %s", path, x[0] == shape[0] ? "has" :
+                       "is of pictures with", x[0], x[0] == 1 ? "" : "s",
+                       cmd_get(c, "weights"), j->w.in, cmd_get(c, "weights"));
+    if (!code && !x[1])
+        code = input_size(c, &x[1], &x[2]);
+    if (!code && !x[1])
+        code = weights_own_size(c, &j->w, &x[1], &x[2]);
     return code;
 }
 

@@ -2,6 +2,7 @@
 #include "cmd.h"
 #include "view_hole.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -64,6 +65,34 @@ static void draw_graph(const di_problem *p, const di_real *y, di_real *x)
     }
 }
 
+static int alike(const int a[3], const int b[3]) { return !memcmp(a, b, 3 * sizeof *a); }
+
+/* A measurement that is no picture, as one: A^T y, its greatest value 1; of phase retrieval the
+   amplitudes, thinned out, from white down to black at a thousandth of the greatest. */
+static void show_other(const di_problem *p, const di_real *y, di_real *x)
+{
+    size_t n = count_of(p->x), m = count_of(p->y);
+    double most = 0;
+    int spectrum = !strcmp(p->name, "phase");
+    if (!spectrum && di_apply_vjp(p, 1, NULL, y, x))
+        return;
+    for (size_t i = 0; i < (spectrum ? m : n); i++) {
+        double v = spectrum ? y[i] : x[i] < 0 ? -x[i] : x[i];
+        most = v > most ? v : most;
+    }
+    for (size_t i = 0; i < n; i++) {
+        size_t w = (size_t)p->x[2], h = (size_t)p->x[1], r = i / w, yw = (size_t)p->y[2];
+        if (!spectrum) {
+            x[i] = (di_real)(most > 0 ? x[i] / most : 0);
+            continue;
+        }
+        double v = y[(r / h * (size_t)p->y[1] + r % h * (size_t)p->y[1] / h) * yw
+                     + i % w * yw / w];
+        v = fabs(v) > 1e-3 * most ? log10(fabs(v) / most) : -3;
+        x[i] = (di_real)(1 + v * 2 / 3);
+    }
+}
+
 /* The measurement as a person sees it, and the trivial answer; returns its name, or NULL when
    the measurement itself is that answer, or after a failure. (C,H,W) both. */
 static const char *show_measurement(const di_problem *p, const di_real *y, di_real *seen,
@@ -102,10 +131,10 @@ static const char *show_measurement(const di_problem *p, const di_real *y, di_re
         draw_graph(p, y, seen);
         return di_apply_pinv(p, 1, y, trivial) ? NULL : "pseudo-inverse";
     }
-    if (count_of(p->y) != n)
-        draw_graph(p, y, seen);
-    else
+    if (alike(p->x, p->y))
         memcpy(seen, y, n * sizeof *seen);
+    else
+        show_other(p, y, seen);
     return NULL;
 }
 
@@ -217,7 +246,7 @@ static void fill_row(const sheet *s, size_t row, const di_problem *p, const make
         small_view(p, spec, y, seen);
     problem_words(spec, words, sizeof words);
     put_cell(&s->cell[at], &s->words[at], p, seen,
-             name || count_of(p->y) != n ? NULL : truth, words);
+             name || !alike(p->x, p->y) ? NULL : truth, words);
     at++;
     if (name) {
         put_cell(&s->cell[at], &s->words[at], p, trivial, truth, name);

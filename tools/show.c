@@ -620,6 +620,9 @@ int verb_op(cmd *c)
         shape[2] = image[2] = (int)x.w;
         if (pinv)
             code = make_image_shape(c->ctx, &spec, shape, image);
+        if (!code && !image[1])
+            code = di_fail(c->ctx, DI_EUSAGE, "problem %s has no pseudo-inverse",
+                           spec.kind->name);
     }
     if (!code)
         code = make_problem(c->ctx, &spec, image[0], image[1], image[2], &p);
