@@ -1137,3 +1137,513 @@ di_status di_prior_mixture(di_ctx *ctx, int c, int h, int w, int k, const di_rea
     *out = &q->a.p;
     return DI_OK;
 }
+
+/* ==== 7. A fluid: two-dimensional Navier-Stokes equations ====================================
+   Data assimilation as in InverseBench (arXiv 2503.11043) and CPS: the vorticity w at time T of
+   a fluid that starts with w_0 = scale x,
+       w_t + u . grad w = nu Lap w + f,  u = (psi_y, -psi_x),  -Lap psi = w,  nu = 1/Re,
+   on the periodic square, pseudo-spectral: products in space, derivatives as factors i k in the
+   transform, where k at n/2 is 0. With P the modes k1^2 + k2^2 <= 2 (n/3)^2 without the mean,
+       N(w) = -(d_x (q W) + d_y (v W)) + f,  W = P w,  (q, v) = (d_y W/G, -d_x W/G),
+   G = k1^2 + k2^2,
+   and one step of Heun (N) and Crank-Nicolson (nu Lap), g = nu G, S = 1/(1 + dt g/2):
+       w~ = S (w + dt (N(w) - g w/2)),  w+ = S (w + dt ((N(w) + N(w~))/2 - g w/2)).
+   The adaptive dt = min(h/(2 max|u|), h^2/(2 mu)), h = 1/n, mu = nu sqrt(max|f|) (nu if f = 0),
+   is found anew at each step from the velocity without P; the last step is cut to end at T.
+
+   Deviation: the programs take the maximum over a batch, so a field's answer depends on its
+   neighbours. Here each has its own dt, and with `together` the programs' rule.
+
+   Fields of a group lie side by side, (n,n,lanes); lanes that have arrived wait, dt = 0. */
+
+enum { FLOW_KEEP = 1024, FLOW_STEPS = 2000000, FLOW_WIDE = 100 };
+
+enum { FLOW_HALVES = 11, FLOW_PLANES = 5 };
+typedef struct flow {
+    di_problem p;
+    di_flow set;
+    size_t n, half;            /* half: n/2 + 1 */
+    di_fft *fft;
+    const di_flow_kernels *k;
+    di_flow_grid g;            /* of the group that runs */
+    size_t lanes, room;        /* of that group; of the largest so far */
+    di_real *fixed;            /* k1, g1 (n) */
+    size_t *cut, *kept;        /* (n) columns that P keeps, and times lanes */
+    di_real *memory;           /* what the pointers below point to */
+    di_real *k2, *g2, *dt_row, *force, *top, *work;
+    di_half w, t, n1, a, b, c, d, e, l, mu, nu;
+    di_real *plane[FLOW_PLANES]; /* q, v, W, a, b in space */
+    double *time, *dt, *now;   /* (lanes) reached, adaptive or fixed, of this step */
+    size_t *steps;             /* (lanes) */
+    size_t last;               /* steps of the last field */
+} flow;
+
+/* The states of a run's steps, for its derivative: every stride-th. */
+typedef struct flow_tape {
+    size_t slots, used, stride, count;
+    di_half *slot;             /* (slots) */
+    di_half *part;             /* (stride) the states from one slot to the next */
+    double *dt;                /* (room,lanes) of every step */
+    size_t room;
+} flow_tape;
+
+/* ---- memory ---- */
+
+static size_t flow_size(const flow *q) { return q->n * q->half * q->lanes; }
+
+static di_half flow_half(di_real **at, size_t size)
+{
+    di_half h = { *at, *at + size };
+    *at += 2 * size;
+    return h;
+}
+
+/* The tables and the working memory of groups of `lanes` fields. */
+static di_status flow_group(flow *q, size_t lanes)
+{
+    di_ctx *ctx = q->p.ctx;
+    size_t n = q->n, row = q->half * lanes, size = n * row, plane = n * n * lanes;
+    if (lanes > q->room) {
+        di_free(ctx, q->memory);
+        di_free(ctx, q->time);
+        di_free(ctx, q->steps);
+        q->room = 0;
+        q->memory = di_new(ctx, 4 * row + n * lanes + FLOW_HALVES * 2 * size
+                           + FLOW_PLANES * plane + di_fft_work(q->fft), sizeof *q->memory);
+        q->time = di_new(ctx, 3 * lanes, sizeof *q->time);
+        q->steps = di_new(ctx, lanes, sizeof *q->steps);
+        if (!q->memory || !q->time || !q->steps)
+            return ctx->status;
+        q->room = lanes;
+    }
+    di_real *at = q->memory;
+    di_half *half[FLOW_HALVES] = { &q->w, &q->t, &q->n1, &q->a, &q->b, &q->c, &q->d, &q->e,
+                                   &q->l, &q->mu, &q->nu };
+    for (int i = 0; i < FLOW_HALVES; i++)
+        *half[i] = flow_half(&at, size);
+    for (int i = 0; i < FLOW_PLANES; i++, at += plane)
+        q->plane[i] = at;
+    q->k2 = at;
+    q->g2 = q->k2 + row;
+    q->dt_row = q->g2 + row;
+    q->force = q->dt_row + row;
+    q->top = q->force + row;
+    q->work = q->top + n * lanes;
+    q->dt = q->time + lanes;
+    q->now = q->dt + lanes;
+    q->lanes = lanes;
+    for (size_t j = 0; j < row; j++) {
+        size_t k = j / lanes;
+        q->k2[j] = (di_real)(2 * k == n ? 0 : k);
+        q->g2[j] = (di_real)(k * k);
+        q->force[j] = (di_real)(k == 4 ? -q->set.forcing * (double)(n * n) / (n == 8 ? 1 : 2)
+                                       : 0);
+    }
+    for (size_t i = 0; i < n; i++)
+        q->kept[i] = q->cut[i] * lanes;
+    di_flow_grid g = { n, row, q->fixed, q->fixed + n, q->k2, q->g2, q->kept, q->dt_row,
+                       q->force, (di_real)(1 / q->set.re) };
+    q->g = g;
+    return DI_OK;
+}
+
+/* ---- forwards ---- */
+
+static void flow_to_space(flow *q, di_half h, di_real *plane)
+{
+    di_real scale = (di_real)(1.0 / (double)(q->n * q->n));
+    di_fft2_real_back(q->fft, q->fft, q->lanes, scale, h.re, h.im, plane, q->work);
+}
+
+static void flow_from_space(flow *q, const di_real *plane, di_half h)
+{
+    di_fft2_real(q->fft, q->fft, q->lanes, plane, h.re, h.im, q->work);
+}
+
+/* plane 0, 1, 2 = q, -v, W of w. As -v = d_x psi, q W and -v W are what the kernels take. */
+static void flow_velocity(flow *q, di_half w)
+{
+    size_t row = q->g.row;
+    q->k->derive(&q->g, 1, 1, w, q->b, q->a);
+    flow_to_space(q, q->a, q->plane[0]);
+    flow_to_space(q, q->b, q->plane[1]);
+    for (size_t i = 0; i < 2 * q->n; i++) { /* c.im follows c.re */
+        di_real *c = q->c.re + i * row;
+        memset(c, 0, row * sizeof *c);
+        memcpy(c, w.re + i * row, q->kept[i % q->n] * sizeof *c);
+        if (i % q->n == 0)
+            memset(c, 0, q->lanes * sizeof *c);
+    }
+    flow_to_space(q, q->c, q->plane[2]);
+}
+
+/* One stage of a step: to = w~ of from = w, or w+ of from = w~. */
+static void flow_stage(flow *q, int second, di_half from, di_half to)
+{
+    flow_velocity(q, from);
+    q->k->products(q->n * q->n * q->lanes, q->plane[0], q->plane[1], q->plane[2], NULL, NULL);
+    flow_from_space(q, q->plane[0], q->a);
+    flow_from_space(q, q->plane[1], q->b);
+    q->k->update(&q->g, second, q->w, q->a, q->b, q->n1, to);
+}
+
+/* w one step of `now` further */
+static void flow_step(flow *q)
+{
+    for (size_t j = 0; j < q->g.row; j++)
+        q->dt_row[j] = (di_real)q->now[j % q->lanes];
+    flow_stage(q, 0, q->w, q->t);
+    flow_stage(q, 1, q->t, q->w);
+}
+
+/* dt of every lane from the velocity of w; 0 when a step would be absurdly short. */
+static di_status flow_adapt(flow *q)
+{
+    double h = 1.0 / (double)q->n, least = HUGE_VAL;
+    double mu = (q->set.forcing > 0 ? sqrt(q->set.forcing) : 1) / q->set.re;
+    size_t row = q->n * q->lanes;
+    q->k->derive(&q->g, 1, 0, q->w, q->b, q->a);
+    flow_to_space(q, q->a, q->plane[0]);
+    flow_to_space(q, q->b, q->plane[1]);
+    q->k->speed(q->n, row, q->plane[0], q->plane[1], q->top);
+    for (size_t l = 0; l < q->lanes; l++) {
+        di_real top = 0;
+        for (size_t j = l; j < row; j += q->lanes)
+            top = q->top[j] > top ? q->top[j] : top;
+        double speed = sqrt((double)top);
+        q->dt[l] = 0.5 * h * h / mu;
+        if (speed > 0 && 0.5 * h / speed < q->dt[l])
+            q->dt[l] = 0.5 * h / speed;
+        if (q->time[l] < q->set.time && !(q->set.time / q->dt[l] < FLOW_STEPS))
+            return di_fail(q->p.ctx, DI_ENUMERIC, "navier_stokes: at time %g the velocity "
+                           "reaches %g, which would take steps of %g: the field is too large "
+                           "(its unit is scale=%g), or re=%g too small", q->time[l], speed,
+                           q->dt[l], q->set.scale, q->set.re);
+        least = q->dt[l] < least ? q->dt[l] : least;
+    }
+    for (size_t l = 0; q->set.together && l < q->lanes; l++)
+        q->dt[l] = least;
+    return DI_OK;
+}
+
+/* A NaN or infinity anywhere reaches every mode within a step. */
+static di_status flow_check(flow *q)
+{
+    for (size_t l = 0; l < q->lanes; l++) {
+        double v = fabs((double)q->w.re[q->lanes + l]) + fabs((double)q->w.im[q->lanes + l]);
+        if (!(v < HUGE_VAL))
+            return di_fail(q->p.ctx, DI_ENUMERIC, "navier_stokes: unstable: NaN or infinity in "
+                           "step %.0f, at time %g: %s", (double)q->steps[l], q->time[l],
+                           q->set.dt > 0 ? "take a smaller dt, or dt=0, which adapts it"
+                                         : "the field is too large");
+    }
+    return DI_OK;
+}
+
+static void flow_copy(const flow *q, di_half to, di_half from)
+{
+    memcpy(to.re, from.re, 2 * flow_size(q) * sizeof *to.re);
+}
+
+/* Stores w and the dt of the step that begins. When the slots are full every other one is given
+   up, so that they never are more than asked for. */
+static di_status flow_keep(flow *q, flow_tape *t)
+{
+    di_ctx *ctx = q->p.ctx;
+    if (t->count == t->room) {
+        double *more = di_new(ctx, (2 * t->room + 64) * q->lanes, sizeof *more);
+        if (!more)
+            return ctx->status;
+        memcpy(more, t->dt, t->count * q->lanes * sizeof *more);
+        di_free(ctx, t->dt);
+        t->dt = more;
+        t->room = 2 * t->room + 64;
+    }
+    memcpy(t->dt + t->count * q->lanes, q->now, q->lanes * sizeof *t->dt);
+    if (t->count % t->stride == 0 && t->count / t->stride == t->slots) {
+        for (size_t i = 0; 2 * i < t->slots; i++) {
+            di_half h = t->slot[i];
+            t->slot[i] = t->slot[2 * i];
+            t->slot[2 * i] = h;
+        }
+        t->stride *= 2;
+    }
+    size_t i = t->count++ / t->stride;
+    if ((t->count - 1) % t->stride)
+        return DI_OK;
+    if (!t->slot[i].re) {
+        di_real *at = di_new(ctx, 2 * flow_size(q), sizeof *at);
+        if (!at)
+            return ctx->status;
+        t->slot[i] = flow_half(&at, flow_size(q));
+    }
+    flow_copy(q, t->slot[i], q->w);
+    return DI_OK;
+}
+
+/* q->w from 0 to T; x (lanes,n,n) */
+static di_status flow_forward(flow *q, const di_real *x, flow_tape *tape)
+{
+    size_t area = q->n * q->n, L = q->lanes;
+    double T = q->set.time;
+    if (!di_finite(x, area * L))
+        return di_fail(q->p.ctx, DI_ENUMERIC, "navier_stokes: the first field holds NaN or "
+                       "infinity");
+    for (size_t l = 0; l < L; l++) {
+        for (size_t i = 0; i < area; i++)
+            q->plane[0][i * L + l] = (di_real)q->set.scale * x[l * area + i];
+        q->time[l] = 0;
+        q->steps[l] = 0;
+        q->dt[l] = q->set.dt;
+    }
+    flow_from_space(q, q->plane[0], q->w);
+    for (;;) {
+        int going = 0;
+        if (q->set.dt == 0 && flow_adapt(q))
+            return q->p.ctx->status;
+        for (size_t l = 0; l < L; l++) {
+            double left = T - q->time[l];
+            q->now[l] = !(left > 0) ? 0 : q->time[l] + q->dt[l] > T ? left : q->dt[l];
+            going |= q->now[l] > 0;
+        }
+        if (!going)
+            break;
+        if (tape && flow_keep(q, tape))
+            return q->p.ctx->status;
+        flow_step(q);
+        for (size_t l = 0; l < L; l++) {
+            q->time[l] += q->now[l];
+            q->steps[l] += q->now[l] > 0;
+        }
+        if (flow_check(q))
+            return q->p.ctx->status;
+    }
+    q->last = q->steps[L - 1];
+    return DI_OK;
+}
+
+/* ---- backwards ----
+
+   dt is a constant. With l the adjoint of w+ and C = 1 - dt g/2, as d_x and d_y are antisymmetric
+   and P, G, S and C symmetric,
+     mu = S l;  nu = S (dt/2 N'(w~)^T mu);  l of w = C (mu + nu) + dt N'(w)^T (mu/2 + nu),
+     N'(w)^T l = P (a q + b v + (-d_y (a W) + d_x (b W))/G),  a = d_x l, b = d_y l. */
+
+/* The products of N'(w)^T l, into a, b, c. */
+static void flow_linear(flow *q, di_half w, di_half l)
+{
+    flow_velocity(q, w);
+    q->k->derive(&q->g, 0, 0, l, q->d, q->e);
+    flow_to_space(q, q->d, q->plane[3]);
+    flow_to_space(q, q->e, q->plane[4]);
+    q->k->products(q->n * q->n * q->lanes, q->plane[0], q->plane[1], q->plane[2], q->plane[3],
+                   q->plane[4]);
+    flow_from_space(q, q->plane[3], q->a);
+    flow_from_space(q, q->plane[4], q->b);
+    flow_from_space(q, q->plane[0], q->c);
+}
+
+/* l of the step's end to l of its beginning, w. */
+static void flow_step_vjp(flow *q, di_half w)
+{
+    flow_copy(q, q->w, w);
+    for (size_t j = 0; j < q->g.row; j++)
+        q->dt_row[j] = (di_real)q->now[j % q->lanes];
+    flow_stage(q, 0, q->w, q->t);
+    di_half abc[3] = { q->a, q->b, q->c };
+    q->k->adjoint(&q->g, 0, abc, q->mu, q->nu, q->l);
+    flow_linear(q, q->t, q->mu);
+    di_half middle = q->t;
+    q->k->adjoint(&q->g, 1, abc, q->mu, q->nu, middle);
+    flow_linear(q, q->w, middle);
+    q->k->adjoint(&q->g, 2, abc, q->mu, q->nu, q->l);
+}
+
+/* The state at the beginning of step s, which comes from the last to the first. */
+static di_half flow_recall(flow *q, flow_tape *t, size_t s)
+{
+    size_t base = s / t->stride * t->stride, end = base + t->stride;
+    if (t->stride == 1)
+        return t->slot[s];
+    if (s + 1 == end || s + 1 == t->count) {
+        flow_copy(q, q->w, t->slot[base / t->stride]);
+        for (size_t i = base; i <= s; i++) {
+            flow_copy(q, t->part[i - base], q->w);
+            memcpy(q->now, t->dt + i * q->lanes, q->lanes * sizeof *q->now);
+            if (i < s)
+                flow_step(q);
+        }
+    }
+    return t->part[s - base];
+}
+
+/* l through all steps, the last first. */
+static void flow_backward(flow *q, flow_tape *t)
+{
+    di_ctx *ctx = q->p.ctx;
+    t->part = di_new(ctx, t->stride, sizeof *t->part);
+    for (size_t i = 0; t->part && t->stride > 1 && i < t->stride; i++) {
+        di_real *at = di_new(ctx, 2 * flow_size(q), sizeof *at);
+        if (!at)
+            return;
+        t->part[i] = flow_half(&at, flow_size(q));
+    }
+    for (size_t s = t->count; t->part && s-- > 0; ) {
+        di_half w = flow_recall(q, t, s);
+        memcpy(q->now, t->dt + s * q->lanes, q->lanes * sizeof *q->now);
+        flow_step_vjp(q, w);
+    }
+}
+
+static void flow_tape_free(di_ctx *ctx, flow_tape *t)
+{
+    for (size_t i = 0; t->slot && i < t->slots; i++)
+        di_free(ctx, t->slot[i].re);
+    for (size_t i = 0; t->part && i < t->stride; i++)
+        di_free(ctx, t->part[i].re);
+    di_free(ctx, t->slot);
+    di_free(ctx, t->part);
+    di_free(ctx, t->dt);
+}
+
+/* ---- the problem ---- */
+
+/* y (lanes,n/sub,n/sub), or with v gx (lanes,n,n) */
+static void flow_run(flow *q, const di_real *x, di_real *y, const di_real *v, di_real *gx)
+{
+    size_t n = q->n, L = q->lanes, sub = (size_t)q->set.sub, m = n / sub;
+    flow_tape t = { 0 };
+    t.stride = 1;
+    t.slots = q->set.keep ? (size_t)q->set.keep : FLOW_KEEP;
+    if (v)
+        t.slot = di_new(q->p.ctx, t.slots, sizeof *t.slot);
+    if ((v && !t.slot) || flow_forward(q, x, v ? &t : NULL)) {
+        flow_tape_free(q->p.ctx, &t);
+        return;
+    }
+    di_real *to = q->plane[0];
+    if (!v) {
+        flow_to_space(q, q->w, to);
+        for (size_t i = 0; i < m * m * L; i++) /* + 0: waiting may have turned a zero's sign */
+            y[i] = to[(i / m % m * sub * n + i % m * sub) * L + i / (m * m)] + (di_real)0;
+        if (!di_finite(y, m * m * L))
+            di_fail(q->p.ctx, DI_ENUMERIC, "navier_stokes: NaN or infinity at time %g",
+                    q->set.time);
+        return;
+    }
+    memset(to, 0, n * n * L * sizeof *to);
+    for (size_t i = 0; i < m * m * L; i++)
+        to[(i / m % m * sub * n + i % m * sub) * L + i / (m * m)] = v[i];
+    flow_from_space(q, to, q->l);
+    flow_backward(q, &t);
+    flow_tape_free(q->p.ctx, &t);
+    flow_to_space(q, q->l, to);
+    for (size_t i = 0; i < n * n * L; i++)
+        gx[i] = (di_real)q->set.scale * to[i % (n * n) * L + i / (n * n)] + (di_real)0;
+}
+
+/* How many fields go side by side: 16, where there are so many and they fit into the cache; else
+   one, whose columns and rows then are the vectors' lanes. The bits are the same. */
+static size_t flow_width(size_t n, size_t count)
+{
+    return n < FLOW_WIDE && count >= 16 ? 16 : 1;
+}
+
+static void flow_many(flow *q, size_t count, const di_real *x, di_real *y, const di_real *v,
+                      di_real *gx)
+{
+    size_t in = q->n * q->n, out = in / (size_t)q->set.sub / (size_t)q->set.sub;
+    for (size_t i = 0; i < count && !q->p.ctx->status; i += q->lanes) {
+        size_t lanes = q->set.together ? count : flow_width(q->n, count - i);
+        if (flow_group(q, lanes))
+            return;
+        flow_run(q, x + i * in, y ? y + i * out : NULL, v ? v + i * out : NULL,
+                 gx ? gx + i * in : NULL);
+    }
+}
+
+static void flow_apply(const di_problem *p, const di_real *x, di_real *y)
+{
+    flow_many(p->self, 1, x, y, NULL, NULL);
+}
+
+static void flow_vjp(const di_problem *p, const di_real *x, const di_real *v, di_real *gx)
+{
+    flow_many(p->self, 1, x, NULL, v, gx);
+}
+
+static void flow_apply_many(const di_problem *p, size_t n, const di_real *x, di_real *y)
+{
+    flow_many(p->self, n, x, y, NULL, NULL);
+}
+
+static void flow_vjp_many(const di_problem *p, size_t n, const di_real *x, const di_real *v,
+                          di_real *gx)
+{
+    flow_many(p->self, n, x, NULL, v, gx);
+}
+
+size_t di_flow_steps(const di_problem *p) { return ((const flow *)p->self)->last; }
+
+static di_status flow_legal(di_ctx *ctx, int n, const di_flow *f)
+{
+    if (n < 8 || n % 2 || n > 4096)
+        return di_fail(ctx, DI_EUSAGE, "navier_stokes: a field of %dx%d; the side must be "
+                       "even, 8 to 4096", n, n);
+    if (!(f->re > 0 && f->re < 1e12))
+        return di_fail(ctx, DI_EUSAGE, "navier_stokes: re=%g must be positive", f->re);
+    if (!(f->time > 0 && f->time < 1e6))
+        return di_fail(ctx, DI_EUSAGE, "navier_stokes: time=%g must be positive", f->time);
+    if (!(f->dt >= 0 && f->dt < HUGE_VAL) || (f->dt > 0 && f->time / f->dt > FLOW_STEPS))
+        return di_fail(ctx, DI_EUSAGE, "navier_stokes: dt=%g must be positive and at most %d "
+                       "steps, or 0, which adapts it", f->dt, FLOW_STEPS);
+    if (!(f->forcing >= 0 && f->forcing < 1e6))
+        return di_fail(ctx, DI_EUSAGE, "navier_stokes: forcing=%g must be 0 or positive",
+                       f->forcing);
+    if (!(fabs(f->scale) > 0 && fabs(f->scale) < 1e6))
+        return di_fail(ctx, DI_EUSAGE, "navier_stokes: scale=%g must not be 0", f->scale);
+    if (f->sub < 1 || n % f->sub)
+        return di_fail(ctx, DI_EUSAGE, "navier_stokes: sub=%d does not divide the side, %d",
+                       f->sub, n);
+    if (f->keep < 0 || f->keep == 1)
+        return di_fail(ctx, DI_EUSAGE, "navier_stokes: keep=%d states; at least 2, or 0",
+                       f->keep);
+    return DI_OK;
+}
+
+di_status di_problem_navier_stokes(di_ctx *ctx, int n, const di_flow *f, di_problem **out)
+{
+    *out = NULL;
+    if (flow_legal(ctx, n, f))
+        return ctx->status;
+    flow *q = problem_new(ctx, sizeof *q, "navier_stokes", 1, n, n);
+    if (!q)
+        return ctx->status;
+    q->p.linear = 0;
+    q->p.y[1] = q->p.y[2] = n / f->sub;
+    q->p.apply = flow_apply;
+    q->p.vjp = flow_vjp;
+    q->p.apply_many = flow_apply_many;
+    q->p.vjp_many = flow_vjp_many;
+    q->set = *f;
+    q->n = (size_t)n;
+    q->half = q->n / 2 + 1;
+    q->k = di_flow_ops(ctx);
+    q->fft = di_fft_new(ctx, n);
+    q->fixed = di_new(ctx, 2 * q->n, sizeof *q->fixed);
+    q->cut = di_new(ctx, 2 * q->n, sizeof *q->cut);
+    if (!q->fft || !q->fixed || !q->cut)
+        return ctx->status;
+    q->kept = q->cut + n;
+    for (int i = 0; i < n; i++) {
+        double k1 = 2 * i <= n ? i : i - n;
+        q->fixed[i] = (di_real)(2 * i == n ? 0 : k1);
+        q->fixed[n + i] = (di_real)(k1 * k1);
+        while (2 * q->cut[i] <= q->n
+               && 9 * (k1 * k1 + (double)(q->cut[i] * q->cut[i])) <= 2.0 * n * n)
+            q->cut[i]++;
+    }
+    if (!flow_group(q, 1))
+        *out = &q->p;
+    return ctx->status;
+}
