@@ -723,7 +723,7 @@ di_status di_problem_matrix(di_ctx *ctx, int c, int h, int w, int m, const di_re
     return DI_OK;
 }
 
-/* ==== 2b. Blur with any kernel ===============================================================
+/* ==== 3. Blur with any kernel ===============================================================
    y[r][q] = sum_ij K[i][j] x[r+i-top][q+j-left] for each channel: a correlation, the kernel is
    not flipped. top = (kh-1)/2 and left = (kw-1)/2 pixels come before the image, kh/2 and kw/2
    after it, so a kernel of odd sides is centred and an even one sits as PyTorch's
@@ -1057,7 +1057,7 @@ di_status di_problem_nlblur(di_ctx *ctx, int c, int h, int w, int kh, int kw,
     return ctx->status;
 }
 
-/* ==== 2c. Blurs that are not known: blind deblurring and turbulence ==========================
+/* ==== 4. Blurs that are not known: blind deblurring and turbulence ==========================
    DMPlug's (arXiv 2405.16749): y = K T(x), K a blur with zeros outside the image, T the
    identity or a tilt, which moves every pixel: (T x)[r][q] = x at row r + t1[r][q], column
    q + t0[r][q], bilinear between the four pixels around, 0 outside.
@@ -1287,7 +1287,7 @@ di_status di_problem_turbulence(di_ctx *ctx, int c, int h, int w, int kh, int kw
     return hidden_new(ctx, "turbulence", c, h, w, kh, kw, kernel, tilt, p);
 }
 
-/* ==== 2d. Range, colour, compression ====================================================== */
+/* ==== 5. Range, colour, compression ======================================================= */
 
 /* ---- high dynamic range: y = clip(s x, -1, 1) ---- */
 
@@ -1527,467 +1527,700 @@ di_status di_problem_jpeg(di_ctx *ctx, int h, int w, int quality, di_problem **p
     return DI_OK;
 }
 
-/* ==== 2e. SVD A = U S V^T, for the kinds of problems that have one ======================== */
+/* ==== 6. Problems in the Fourier plane ======================================================
+   Phase retrieval and magnetic resonance. F is the centred orthonormal transform of an (h,w)
+   plane: the origin of the image and that of the spectrum lie at row h/2, column w/2. Moving an
+   image's origin only turns phases, moving the spectrum's reorders it; neither is done here but
+   where it shows. */
 
-static void mri_pinv(const di_problem *p, const di_real *y, di_real *x); /* chapter 7 */
-static di_status mri_values(const di_problem *p, di_real *s);
-static void mri_spectral(const di_problem *p, const di_real *in, di_real *out, int what);
-
-typedef struct svd_kind {
-    void (*pinv)(const di_problem *p, const di_real *y, di_real *x); /* tells the kind */
-    di_status (*values)(const di_problem *p, di_real *s);
-    void (*spectral)(const di_problem *p, const di_real *in, di_real *out, int what);
-} svd_kind;
-static const svd_kind SVD_KIND[] = {
-    { mask_apply, mask_values, mask_spectral },
-    { sep_pinv, sep_values, sep_spectral },
-    { matrix_pinv, matrix_values, matrix_spectral },
-    { grey_pinv, grey_values, grey_spectral },
-    { mri_pinv, mri_values, mri_spectral },
-};
-
-static const svd_kind *svd_of(const di_problem *p)
+static void free_all(di_ctx *ctx, void *const *block, int n)
 {
-    for (size_t i = 0; i < sizeof SVD_KIND / sizeof *SVD_KIND; i++)
-        if (p->pinv == SVD_KIND[i].pinv)
-            return &SVD_KIND[i];
-    di_fail(p->ctx, DI_EUSAGE, "problem %s has no SVD", p->name);
-    return NULL;
+    for (int i = 0; i < n; i++)
+        di_free(ctx, block[i]);
 }
 
-di_status di_svd_values(const di_problem *p, di_real *s)
+/* Transforms of length h and w and their working memory; 0 on success. */
+typedef struct plane {
+    di_fft *h, *w;
+    di_real *work, scale;    /* scale: 1 / sqrt(h w) */
+} plane;
+
+static di_status plane_open(di_ctx *ctx, plane *f, int h, int w)
 {
-    const svd_kind *k = svd_of(p);
-    return k ? k->values(p, s) : p->ctx->status;
-}
-
-di_status di_svd_vt(const di_problem *p, const di_real *x, di_real *xt)
-{
-    const svd_kind *k = svd_of(p);
-    if (k)
-        k->spectral(p, x, xt, TO_VT);
-    return p->ctx->status;
-}
-
-di_status di_svd_v(const di_problem *p, const di_real *xt, di_real *x)
-{
-    const svd_kind *k = svd_of(p);
-    if (k)
-        k->spectral(p, xt, x, FROM_V);
-    return p->ctx->status;
-}
-
-/* ==== 3. How good an answer is ============================================================ */
-
-double di_rms(const di_real *a, size_t n) { return n ? sqrt(di_dot(a, a, n) / (double)n) : 0; }
-
-/* ||y - A(x)|| / sqrt(m), or sqrt(L/m) of a loss L of the problem's own; work (C,H,W of y). */
-double di_residual(const di_problem *p, const di_real *x, const di_real *y, di_real *work)
-{
-    size_t m = size3(p->y);
-    if (p->misfit || p->loss)
-        return sqrt(di_misfit(p, x, y, NULL, work) / (double)m);
-    p->apply(p, x, work);
-    for (size_t i = 0; i < m; i++)
-        work[i] = y[i] - work[i];
-    return di_rms(work, m);
-}
-
-double di_misfit(const di_problem *p, const di_real *x, const di_real *y, di_real *half,
-                 di_real *work)
-{
-    size_t m = size3(p->y);
-    if (p->misfit)
-        return p->misfit(p, x, y, half);
-    p->apply(p, x, work);
-    if (p->loss) {
-        double loss = p->loss(p, work, y, work);
-        if (half)
-            p->vjp(p, x, work, half);
-        return loss;
+    f->h = di_fft_new(ctx, h);
+    f->w = f->h ? di_fft_new(ctx, w) : NULL;
+    if (!f->w) {
+        di_fft_free(f->h);
+        return ctx->status;
     }
-    for (size_t i = 0; i < m; i++)
-        work[i] -= y[i];
-    if (half)
-        p->vjp(p, x, work, half);
-    return di_dot(work, work, m);
-}
-
-double di_psnr(const di_real *a, const di_real *b, size_t n)
-{
-    double sum = 0;
-    for (size_t i = 0; i < n; i++) {
-        double u = (a[i] + 1.0) / 2, v = (b[i] + 1.0) / 2;
-        u = u < 0 ? 0 : u > 1 ? 1 : u;
-        v = v < 0 ? 0 : v > 1 ? 1 : v;
-        sum += (u - v) * (u - v);
+    size_t a = di_fft_work(f->h), b = di_fft_work(f->w);
+    f->scale = (di_real)(1 / sqrt((double)h * w));
+    f->work = di_new(ctx, a > b ? a : b, sizeof *f->work);
+    if (!f->work) {
+        di_fft_free(f->h);
+        di_fft_free(f->w);
     }
-    return -10 * di_log(sum / (double)n) / 2.30258509299404568402;
+    return ctx->status;
 }
 
-/* ==== 4. Analytic priors: what they share ====================================================
-   The linear schedule of 1000 steps, and what a vjp must know of its eval. */
+/* ---- phase retrieval: y = |F(pad(u))|, u = x, or x/2 + 1/2 ---- */
 
-enum { ANALYTIC_STEPS = 1000 };
+typedef struct phase {
+    di_problem p;
+    int pad, halved;
+    plane f;                 /* of the padded image (H,W), H = h + 2 pad, W = w + 2 pad */
+    di_real *u, *re, *im;    /* (H,W), and half a spectrum: (H,W/2+1) */
+} phase;
 
-/* 1 - abar, which these priors divide by, stays positive. */
-static double noisy_abar(const di_prior *p, double t)
+/* Smaller amplitudes have no phase: the factor z/|z| of the derivative is 0 there. */
+static const double PHASE_FLOOR = 1e-30;
+
+/* re, im = the half spectrum of u, unscaled, uncentred: one channel of x (h,w). */
+static void phase_spectrum(phase *q, const di_real *x)
 {
-    return di_prior_abar(p, t == -1 ? t + 1e-15 : t);
+    size_t h = (size_t)q->p.x[1], w = (size_t)q->p.x[2], W = (size_t)q->p.y[2];
+    memset(q->u, 0, (size_t)q->p.y[1] * W * sizeof *q->u);
+    for (size_t r = 0; r < h; r++)
+        for (size_t c = 0; c < w; c++) {
+            di_real v = x[r * w + c];
+            q->u[(r + (size_t)q->pad) * W + (size_t)q->pad + c] =
+                q->halved ? (di_real)0.5 * v + (di_real)0.5 : v;
+        }
+    di_fft2_real(q->f.h, q->f.w, 1, q->u, q->re, q->im, q->f.work);
 }
 
-typedef struct kept {
-    size_t n, room;  /* images of the last eval, 0: there was none; and of the allocation */
-    double *t;       /* (n) */
-    di_real *x;      /* (n,d), only with keep_x */
-} kept;
-typedef struct analytic {
-    di_prior p;
-    size_t d;
-    int keep_x;
-    kept slot[DI_MAX_KEEP + 1];
-} analytic;
+/* Where frequency k of n lies in a centred spectrum, and frequency -k. */
+static size_t centred(size_t k, size_t n) { return (k + n / 2) % n; }
+static size_t mirrored(size_t k, size_t n) { return (n - k + n / 2) % n; }
 
-/* A prior of `size` bytes whose first member is an analytic one; eval and vjp are missing. */
-static void *analytic_new(di_ctx *ctx, size_t size, const char *name, int c, int h, int w)
+static double modulus(const phase *q, size_t i)
 {
-    if (c < 1 || h < 1 || w < 1 || c > 65536 || h > 65536 || w > 65536) {
-        di_fail(ctx, DI_EUSAGE, "%s: image shape %dx%dx%d is impossible", name, c, h, w);
-        return NULL;
-    }
-    analytic *a = di_new(ctx, 1, size);
-    double *beta = di_new(ctx, ANALYTIC_STEPS, sizeof *beta);
-    if (!a || !beta)
-        return NULL;
-    for (int i = 0; i < ANALYTIC_STEPS; i++)
-        beta[i] = 1e-4 + (2e-2 - 1e-4) * i / (ANALYTIC_STEPS - 1);
-    a->d = (size_t)c * h * w;
-    a->p.ctx = ctx;
-    a->p.c = c;
-    a->p.h = h;
-    a->p.w = w;
-    a->p.variance = DI_VAR_FIXED_SMALL;
-    a->p.steps = ANALYTIC_STEPS;
-    a->p.beta = beta;
-    a->p.self = a;
-    return a;
+    return sqrt((double)q->re[i] * q->re[i] + (double)q->im[i] * q->im[i]);
 }
 
-static size_t slot_bytes(const analytic *a, size_t n)
+static void phase_apply(const di_problem *p, const di_real *x, di_real *y)
 {
-    return n * (sizeof(double) + (a->keep_x ? a->d * sizeof(di_real) : 0));
-}
-
-static size_t analytic_bytes(di_prior *p, size_t n, int keep)
-{
-    return keep > 0 ? (size_t)keep * slot_bytes(p->self, n) : 0;
-}
-
-/* Stores t (n) and x (n,d) for a vjp with this keep. */
-static di_status remember(analytic *a, int keep, size_t n, const double *t, const di_real *x)
-{
-    if (keep < 0 || keep > DI_MAX_KEEP)
-        return di_fail(a->p.ctx, DI_EUSAGE, "%d passes kept: at most %d", keep, DI_MAX_KEEP);
-    if (!keep)
-        return DI_OK;
-    kept *s = &a->slot[keep];
-    s->n = 0;
-    if (n > s->room) {
-        di_free(a->p.ctx, s->t);
-        s->room = 0;
-        s->t = di_new(a->p.ctx, 1, slot_bytes(a, n));
-        if (!s->t)
-            return DI_EMEMORY;
-        s->room = n;
-    }
-    s->n = n;
-    memcpy(s->t, t, n * sizeof *t);
-    s->x = (di_real *)(void *)(s->t + n);
-    if (a->keep_x)
-        memcpy(s->x, x, n * a->d * sizeof *x);
-    return DI_OK;
-}
-
-/* What remember stored, or NULL. */
-static const kept *recall(const analytic *a, int keep)
-{
-    if (keep >= 1 && keep <= DI_MAX_KEEP && a->slot[keep].n)
-        return &a->slot[keep];
-    di_fail(a->p.ctx, DI_EUSAGE, "a prior's vjp must follow an eval with its keep");
-    return NULL;
-}
-
-/* ==== 5. The Gaussian prior, exact ===========================================================
-   x0 ~ N(m, C). E[eps | x_t] = sqrt(1-abar) (abar C + (1-abar) I)^-1 (x_t - sqrt(abar) m), a
-   symmetric linear map, so its own derivative. C = Q L Q^T, or diagonal. */
-
-typedef struct gauss {
-    analytic a;
-    int full;
-    di_real *mean;
-    double *lambda, *q, *work; /* (d), (d,d) rows are eigenvectors, (2d) */
-} gauss;
-
-/* out = sqrt(1-abar) (abar C + (1-abar) I)^-1 (in - sqrt(abar) mean), mean may be NULL: 0 */
-static void gauss_map(gauss *g, double abar, const di_real *in, const di_real *mean,
-                      di_real *out)
-{
-    size_t d = g->a.d;
-    double *a = g->work, *b = a + d, gain = sqrt(1 - abar);
-    for (size_t i = 0; i < d; i++)
-        a[i] = in[i] - (mean ? sqrt(abar) * mean[i] : 0);
-    for (size_t i = 0; i < d; i++)
-        b[i] = gain / (abar * g->lambda[i] + (1 - abar))
-               * (g->full ? dot(g->q + i * d, a, (int)d) : a[i]);
-    for (size_t i = 0; i < d; i++) {
-        double s = g->full ? 0 : b[i];
-        for (size_t k = 0; g->full && k < d; k++)
-            s += g->q[k * d + i] * b[k];
-        out[i] = (di_real)s;
+    phase *q = p->self;
+    size_t H = (size_t)p->y[1], W = (size_t)p->y[2], half = W / 2 + 1;
+    for (int c = 0; c < p->x[0]; c++, x += (size_t)p->x[1] * p->x[2], y += H * W) {
+        phase_spectrum(q, x);
+        for (size_t r = 0; r < H; r++)
+            for (size_t k = 0; k < half; k++) { /* |z_-k| = |z_k|: u is real */
+                di_real a = (di_real)(q->f.scale * modulus(q, r * half + k));
+                y[centred(r, H) * W + centred(k, W)] = a;
+                y[mirrored(r, H) * W + mirrored(k, W)] = a;
+            }
     }
 }
 
-static di_status gauss_eval(di_prior *p, size_t n, const double *t, const di_real *x,
-                            di_real *eps, di_real *v, int keep)
+/* gx = kappa crop(Re F^H (v z/|z|)), kappa 1 or 1/2. The real part comes of the Hermitian
+   half
+   of v z/|z|, whose value at k is (v_k + v_-k)/2 z_k/|z_k|. */
+static void phase_vjp(const di_problem *p, const di_real *x, const di_real *v, di_real *gx)
 {
-    gauss *g = p->self;
-    size_t d = g->a.d;
-    (void)v;
-    if (remember(&g->a, keep, n, t, x))
-        return p->ctx->status;
-    for (size_t i = 0; i < n; i++)
-        gauss_map(g, noisy_abar(p, t[i]), x + i * d, g->mean, eps + i * d);
-    return DI_OK;
-}
-
-static di_status gauss_vjp(di_prior *p, int keep, const di_real *geps, di_real *gx)
-{
-    gauss *g = p->self;
-    size_t d = g->a.d;
-    const kept *s = recall(&g->a, keep);
-    if (!s)
-        return DI_EUSAGE;
-    for (size_t i = 0; i < s->n; i++)
-        gauss_map(g, noisy_abar(p, s->t[i]), geps + i * d, NULL, gx + i * d);
-    return DI_OK;
-}
-
-/* cov (d,d) = q^T diag(lambda) q. For a covariance the singular vectors are eigenvectors: left
-   and right ones are equal where the value is not 0, and opposite where it is negative. */
-static di_status gauss_eigen(gauss *g, const di_real *cov)
-{
-    di_ctx *ctx = g->a.p.ctx;
-    size_t d = g->a.d;
-    double *u = di_new(ctx, d * d, sizeof *u);
-    g->q = di_new(ctx, d * d, sizeof *g->q);
-    if (!g->q || !u)
-        return DI_EMEMORY;
-    for (size_t i = 0; i < d * d; i++) {
-        g->q[i] = cov[i];
-        if (!(fabs(cov[i] - cov[i % d * d + i / d]) <= 1e-6 * (fabs(cov[i]) + 1)))
-            return di_fail(ctx, DI_EINPUT, "gauss: the covariance is not symmetric");
+    phase *q = p->self;
+    size_t H = (size_t)p->y[1], W = (size_t)p->y[2], half = W / 2 + 1;
+    size_t h = (size_t)p->x[1], w = (size_t)p->x[2], pad = (size_t)q->pad;
+    di_real scale = q->halved ? (di_real)0.5 * q->f.scale : q->f.scale;
+    for (int c = 0; c < p->x[0]; c++, x += h * w, gx += h * w, v += H * W) {
+        phase_spectrum(q, x);
+        for (size_t r = 0; r < H; r++)
+            for (size_t k = 0; k < half; k++) {
+                size_t i = r * half + k;
+                double a = modulus(q, i), g = 0;
+                if (q->f.scale * a > PHASE_FLOOR)
+                    g = 0.5 * ((double)v[centred(r, H) * W + centred(k, W)]
+                               + v[mirrored(r, H) * W + mirrored(k, W)]) / a;
+                q->re[i] = (di_real)(g * q->re[i]);
+                q->im[i] = (di_real)(g * q->im[i]);
+            }
+        di_fft2_real_back(q->f.h, q->f.w, 1, scale, q->re, q->im, q->u, q->f.work);
+        for (size_t r = 0; r < h; r++)
+            memcpy(gx + r * w, q->u + (r + pad) * W + pad, w * sizeof *gx);
     }
-    complete_basis(g->q, svd(g->q, u, g->lambda, (int)d, (int)d), (int)d);
-    for (size_t i = 0; i < d; i++)
-        if (g->lambda[i] > 1e-6 * g->lambda[0] && dot(u + i * d, g->q + i * d, (int)d) < 0.5)
-            return di_fail(ctx, DI_EINPUT, "gauss: the covariance has a negative eigenvalue");
-    di_free(ctx, u);
-    return DI_OK;
 }
 
-di_status di_prior_gauss(di_ctx *ctx, int c, int h, int w, const di_real *mean,
-                         const di_real *cov, int full, di_prior **out)
+/* y (c, h+2pad, w+2pad). Of the mirror of u about its centre, and where u = x of -u, y is the
+   same: restorations come out in any of these ways. */
+di_status di_problem_phase(di_ctx *ctx, int c, int h, int w, int pad, int halved,
+                           di_problem **out)
 {
     *out = NULL;
-    gauss *g = analytic_new(ctx, sizeof *g, "gauss", c, h, w);
-    if (!g)
-        return ctx->status;
-    size_t d = g->a.d;
-    if (!di_finite(mean, d))
-        return di_fail(ctx, DI_EINPUT, "gauss: a mean is NaN or infinite");
-    if (full && !di_finite(cov, d * d))
-        return di_fail(ctx, DI_EINPUT, "gauss: the covariance holds NaN or Inf");
-    g->full = full;
-    g->mean = di_new(ctx, d, sizeof *g->mean);
-    g->lambda = di_new(ctx, d, sizeof(double));
-    g->work = di_new(ctx, 2 * d, sizeof(double));
-    if (!g->mean || !g->lambda || !g->work)
-        return DI_EMEMORY;
-    memcpy(g->mean, mean, d * sizeof *mean);
-    if (full && gauss_eigen(g, cov))
-        return ctx->status;
-    for (size_t i = 0; !full && i < d; i++) {
-        g->lambda[i] = cov[i];
-        if (!(cov[i] >= 0 && cov[i] < HUGE_VAL))
-            return di_fail(ctx, DI_EINPUT, "gauss: a variance is negative or NaN or infinite");
-    }
-    g->a.p.eval = gauss_eval;
-    g->a.p.vjp = gauss_vjp;
-    g->a.p.bytes = analytic_bytes;
-    *out = &g->a.p;
-    return DI_OK;
-}
-
-/* ==== 6. The Gaussian mixture, exact =========================================================
-   x0 ~ sum_k w_k N(m_k, diag(V_k)), so x_t ~ sum_k w_k N(sqrt(abar) m_k, diag(S_k)) with
-   S_k = abar V_k + (1-abar). The components have the scores g_k = -(x_t - sqrt(abar) m_k)/S_k
-   and the responsibilities p_k ~ w_k N(x_t; sqrt(abar) m_k, diag(S_k)), sum 1. The score of the
-   mixture is gbar = sum_k p_k g_k, and
-       eps = -sqrt(1-abar) gbar
-       J   = -sqrt(1-abar) (sum_k p_k (-diag(1/S_k) + g_k g_k^T) - gbar gbar^T)
-           = sqrt(1-abar) sum_k p_k (diag(1/S_k) - (g_k - gbar)(g_k - gbar)^T), symmetric.
-   The last form has no large terms that cancel where one component has all of the weight. */
-
-typedef struct mixture {
-    analytic a;
-    int k, each;         /* each: a variance for every element, else one for a component */
-    double *log_w;       /* (k); a common factor of the weights cancels in p */
-    di_real *mean, *var; /* (k,d); (k,d) or (k) */
-    double abar, root;   /* where mixture_at stands: abar, sqrt(abar) */
-    double *p, *gbar;    /* (k), (d): at that place */
-    double *sum;         /* (d) */
-} mixture;
-
-/* S_k and g_k of element i */
-static double mixture_spread(const mixture *q, int k, size_t i)
-{
-    return q->abar * q->var[q->each ? (size_t)k * q->a.d + i : (size_t)k] + (1 - q->abar);
-}
-
-static double mixture_score(const mixture *q, int k, size_t i, double x)
-{
-    return (q->root * q->mean[(size_t)k * q->a.d + i] - x) / mixture_spread(q, k, i);
-}
-
-/* p and gbar at x (d). The largest exponent is taken out, so that nothing overflows and one p
-   at least is not 0. */
-static void mixture_at(mixture *q, double abar, const di_real *x)
-{
-    size_t d = q->a.d;
-    double top = -HUGE_VAL, sum = 0, log_s = 0;
-    q->abar = abar;
-    q->root = sqrt(abar);
-    for (int k = 0; k < q->k; k++) {
-        double far = 0; /* sum_i log S + S g^2 */
-        for (size_t i = 0; i < d; i++) {
-            double s = mixture_spread(q, k, i), g = mixture_score(q, k, i, x[i]);
-            if (q->each || i == 0)
-                log_s = di_log(s);
-            far += log_s + s * g * g;
-        }
-        q->p[k] = q->log_w[k] - 0.5 * far;
-        top = q->p[k] > top ? q->p[k] : top;
-    }
-    for (int k = 0; k < q->k; k++) {
-        q->p[k] = di_exp(q->p[k] - top);
-        sum += q->p[k];
-    }
-    memset(q->gbar, 0, d * sizeof *q->gbar);
-    for (int k = 0; k < q->k; k++) {
-        q->p[k] /= sum;
-        for (size_t i = 0; i < d; i++)
-            q->gbar[i] += q->p[k] * mixture_score(q, k, i, x[i]);
-    }
-}
-
-static di_status mixture_eval(di_prior *p, size_t n, const double *t, const di_real *x,
-                              di_real *eps, di_real *v, int keep)
-{
-    mixture *q = p->self;
-    size_t d = q->a.d;
-    (void)v;
-    if (remember(&q->a, keep, n, t, x))
-        return p->ctx->status;
-    for (size_t j = 0; j < n; j++) {
-        mixture_at(q, noisy_abar(p, t[j]), x + j * d);
-        for (size_t i = 0; i < d; i++)
-            eps[j * d + i] = (di_real)(-sqrt(1 - q->abar) * q->gbar[i]);
-    }
-    return DI_OK;
-}
-
-/* gx = J geps, J as above */
-static di_status mixture_vjp(di_prior *p, int keep, const di_real *geps, di_real *gx)
-{
-    mixture *q = p->self;
-    size_t d = q->a.d;
-    const kept *s = recall(&q->a, keep);
-    if (!s)
-        return DI_EUSAGE;
-    for (size_t j = 0; j < s->n; j++) {
-        const di_real *x = s->x + j * d, *v = geps + j * d;
-        mixture_at(q, noisy_abar(p, s->t[j]), x);
-        memset(q->sum, 0, d * sizeof *q->sum);
-        for (int k = 0; k < q->k; k++) {
-            double along = 0; /* (g_k - gbar)^T v */
-            for (size_t i = 0; i < d; i++)
-                along += (mixture_score(q, k, i, x[i]) - q->gbar[i]) * v[i];
-            for (size_t i = 0; i < d; i++)
-                q->sum[i] += q->p[k] * (v[i] / mixture_spread(q, k, i)
-                                        - along * (mixture_score(q, k, i, x[i]) - q->gbar[i]));
-        }
-        for (size_t i = 0; i < d; i++)
-            gx[j * d + i] = (di_real)(sqrt(1 - q->abar) * q->sum[i]);
-    }
-    return DI_OK;
-}
-
-/* Copies and checks the numbers: weight (k), mean (k,d), var (k,d) or (k). */
-static di_status mixture_fill(mixture *q, const di_real *weight, const di_real *mean,
-                              const di_real *var)
-{
-    di_ctx *ctx = q->a.p.ctx;
-    size_t d = q->a.d, vars = q->each ? d : 1;
-    for (int k = 0; k < q->k; k++) {
-        if (!(weight[k] > 0 && weight[k] < HUGE_VAL))
-            return di_fail(ctx, DI_EINPUT, "mixture: component %d has the weight %g; a weight "
-                           "is positive and finite", k, (double)weight[k]);
-        if (!di_finite(mean + k * d, d))
-            return di_fail(ctx, DI_EINPUT, "mixture: the mean of component %d holds NaN or Inf",
-                           k);
-        for (size_t i = 0; i < vars; i++)
-            if (!(var[k * vars + i] >= 0 && var[k * vars + i] < HUGE_VAL))
-                return di_fail(ctx, DI_EINPUT, "mixture: component %d has the variance %g; a "
-                               "variance is 0 or positive, and finite", k,
-                               (double)var[k * vars + i]);
-        q->log_w[k] = di_log(weight[k]);
-    }
-    memcpy(q->mean, mean, q->k * d * sizeof *mean);
-    memcpy(q->var, var, q->k * vars * sizeof *var);
-    return DI_OK;
-}
-
-di_status di_prior_mixture(di_ctx *ctx, int c, int h, int w, int k, const di_real *weight,
-                           const di_real *mean, const di_real *var, int each, di_prior **out)
-{
-    *out = NULL;
-    if (k < 1)
-        return di_fail(ctx, DI_EINPUT, "mixture: %d components; at least 1", k);
-    mixture *q = analytic_new(ctx, sizeof *q, "mixture", c, h, w);
+    if (pad < 0 || pad > 32768 || h + 2 * (double)pad > 65536 || w + 2 * (double)pad > 65536)
+        return di_fail(ctx, DI_EUSAGE, "phase: pad=%d around %dx%d is negative, or leaves more "
+                       "than 65536 a side", pad, h, w);
+    phase *q = problem_new(ctx, sizeof *q, "phase", c, h, w);
     if (!q)
         return ctx->status;
-    size_t d = q->a.d;
-    q->k = k;
-    q->each = each;
-    q->a.keep_x = 1;
-    q->log_w = di_new(ctx, (size_t)k, sizeof(double));
-    q->mean = di_new(ctx, (size_t)k * d, sizeof(di_real));
-    q->var = di_new(ctx, (size_t)k * (each ? d : 1), sizeof(di_real));
-    q->p = di_new(ctx, (size_t)k, sizeof(double));
-    q->gbar = di_new(ctx, d, sizeof(double));
-    q->sum = di_new(ctx, d, sizeof(double));
-    if (!q->log_w || !q->mean || !q->var || !q->p || !q->gbar || !q->sum)
-        return DI_EMEMORY;
-    if (mixture_fill(q, weight, mean, var))
-        return ctx->status;
-    q->a.p.eval = mixture_eval;
-    q->a.p.vjp = mixture_vjp;
-    q->a.p.bytes = analytic_bytes;
-    *out = &q->a.p;
+    int H = q->p.y[1] = h + 2 * pad, W = q->p.y[2] = w + 2 * pad;
+    q->p.linear = 0;
+    q->p.apply = phase_apply;
+    q->p.vjp = phase_vjp;
+    q->pad = pad;
+    q->halved = halved;
+    q->u = di_new(ctx, (size_t)H * W, sizeof *q->u);
+    q->re = di_new(ctx, (size_t)H * (W / 2 + 1), sizeof *q->re);
+    q->im = di_new(ctx, (size_t)H * (W / 2 + 1), sizeof *q->im);
+    if (q->u && q->re && q->im && !plane_open(ctx, &q->f, H, W))
+        *out = &q->p;
+    else
+        free_all(ctx, (void *[]){ q->u, q->re, q->im, q }, 4);
+    return ctx->status;
+}
+
+/* ---- magnetic resonance: y_k = m F(S_k x), x and y complex, coils k ---- */
+
+typedef struct mri {
+    di_problem p;
+    int coils;
+    plane f;
+    di_real *maps;           /* (2 coils,h,w): real and imaginary part of each S_k */
+    di_real *mask;           /* (w) of 0 and 1: the columns measured */
+    di_real *re, *im;        /* (h,w): a plane with the origin in its corner */
+    double gain;             /* |S|^2 where one coil sees all alike, else 0: no A^+ */
+} mri;
+
+/* What a plane's row or column is with the origin in the corner. */
+static size_t cornered(size_t i, size_t n) { return (i + n - n / 2) % n; }
+
+/* F (sign -1) or F^H of re, im. */
+static void mri_transform(mri *q, int sign)
+{
+    di_fft2(q->f.h, q->f.w, sign, 1, q->f.scale, q->re, q->im, q->f.work);
+}
+
+/* re, im = S x, S and x (2,h,w) */
+static void mri_seen(mri *q, const di_real *s, const di_real *x)
+{
+    size_t h = (size_t)q->p.x[1], w = (size_t)q->p.x[2], n = h * w;
+    for (size_t r = 0; r < h; r++)
+        for (size_t c = 0; c < w; c++) {
+            size_t i = r * w + c, to = cornered(r, h) * w + cornered(c, w);
+            q->re[to] = s[i] * x[i] - s[n + i] * x[n + i];
+            q->im[to] = s[i] * x[n + i] + s[n + i] * x[i];
+        }
+}
+
+/* y (2,h,w) = m times the centred plane; m NULL: all ones */
+static void mri_masked(const mri *q, const di_real *m, di_real *y)
+{
+    size_t h = (size_t)q->p.x[1], w = (size_t)q->p.x[2], n = h * w;
+    for (size_t r = 0; r < h; r++)
+        for (size_t c = 0; c < w; c++) {
+            size_t i = r * w + c, from = cornered(r, h) * w + cornered(c, w);
+            y[i] = !m || m[c] != 0 ? q->re[from] : 0;
+            y[n + i] = !m || m[c] != 0 ? q->im[from] : 0;
+        }
+}
+
+static void mri_forth(mri *q, const di_real *m, const di_real *x, di_real *y)
+{
+    size_t n = 2 * (size_t)q->p.x[1] * q->p.x[2];
+    for (int k = 0; k < q->coils; k++) {
+        mri_seen(q, q->maps + k * n, x);
+        mri_transform(q, -1);
+        mri_masked(q, m, y + k * n);
+    }
+}
+
+/* gx = sum_k conj(S_k) F^H (m v_k), coils ascending */
+static void mri_back(mri *q, const di_real *m, const di_real *v, di_real *gx)
+{
+    size_t h = (size_t)q->p.x[1], w = (size_t)q->p.x[2], n = h * w;
+    for (int k = 0; k < q->coils; k++) {
+        const di_real *s = q->maps + 2 * k * n;
+        for (size_t r = 0; r < h; r++)
+            for (size_t c = 0; c < w; c++) {
+                size_t i = r * w + c, to = cornered(r, h) * w + cornered(c, w);
+                q->re[to] = !m || m[c] != 0 ? v[2 * k * n + i] : 0;
+                q->im[to] = !m || m[c] != 0 ? v[2 * k * n + n + i] : 0;
+            }
+        mri_transform(q, 1);
+        for (size_t r = 0; r < h; r++)
+            for (size_t c = 0; c < w; c++) {
+                size_t i = r * w + c, from = cornered(r, h) * w + cornered(c, w);
+                di_real a = q->re[from], b = q->im[from];
+                gx[i] = (k ? gx[i] : 0) + (s[i] * a + s[n + i] * b);
+                gx[n + i] = (k ? gx[n + i] : 0) + (s[i] * b - s[n + i] * a);
+            }
+    }
+}
+
+static void mri_apply(const di_problem *p, const di_real *x, di_real *y)
+{
+    mri *q = p->self;
+    mri_forth(q, q->mask, x, y);
+}
+
+static void mri_vjp(const di_problem *p, const di_real *x, const di_real *v, di_real *gx)
+{
+    mri *q = p->self;
+    (void)x;
+    mri_back(q, q->mask, v, gx);
+}
+
+/* V^H = F S/|S|, the singular values are |S| m. */
+static di_status mri_values(const di_problem *p, di_real *s)
+{
+    const mri *q = p->self;
+    for (size_t i = 0; i < size3(p->x); i++)
+        s[i] = q->mask[i % (size_t)p->x[2]] != 0 ? (di_real)sqrt(q->gain) : 0;
     return DI_OK;
 }
 
-/* ==== 7. Black-hole imaging ==================================================================
+static void mri_spectral(const di_problem *p, const di_real *in, di_real *out, int what)
+{
+    mri *q = p->self;
+    if (what == TO_VT)
+        mri_forth(q, NULL, in, out);
+    else
+        mri_back(q, what == PINV ? q->mask : NULL, in, out);
+    for (size_t i = 0; i < size3(p->x); i++)
+        out[i] = (di_real)(out[i] / (what == PINV ? q->gain : sqrt(q->gain)));
+}
+
+/* One coil of even gain: A / |S| is a part of a unitary map, so A^+ = A^H / |S|^2. */
+static void mri_pinv(const di_problem *p, const di_real *y, di_real *x)
+{
+    mri_spectral(p, y, x, PINV);
+}
+
+/* |S|^2 of the only coil if it is the same everywhere, to a rounding of the maps' entries. */
+static double mri_gain(const mri *q, size_t n)
+{
+    double least = HUGE_VAL, most = 0;
+    for (size_t i = 0; i < n; i++) {
+        double g = (double)q->maps[i] * q->maps[i] + (double)q->maps[n + i] * q->maps[n + i];
+        least = g < least ? g : least;
+        most = g > most ? g : most;
+    }
+    return q->coils == 1 && least > 0 && most - least <= 1e-6 * most ? 0.5 * (least + most) : 0;
+}
+
+static di_status mri_check(di_ctx *ctx, int h, int w, int coils, const di_real *maps,
+                           const di_real *mask)
+{
+    int columns = 0;
+    size_t n = 2 * (size_t)h * w;
+    for (int c = 0; c < w; c++) {
+        if (mask[c] != 0 && mask[c] != 1)
+            return di_fail(ctx, DI_EINPUT, "mri: the mask holds %g at column %d; it is 0 "
+                           "(missing) or 1 (measured)", (double)mask[c], c);
+        columns += mask[c] == 1;
+    }
+    if (!columns)
+        return di_fail(ctx, DI_EINPUT, "mri: the mask keeps no column at all");
+    for (int k = 0; k < coils; k++)
+        if (!di_finite(maps + k * n, n))
+            return di_fail(ctx, DI_EINPUT, "mri: the map of coil %d holds NaN or Inf", k);
+    if (!(di_dot(maps, maps, coils * n) > 0))
+        return di_fail(ctx, DI_EINPUT, "mri: the coil maps are zero everywhere");
+    return DI_OK;
+}
+
+/* x (2,h,w): real and imaginary part. y (2 coils,h,w): those of each coil. mask (w), maps
+   (2 coils,h,w). Where a side is odd the InverseBench program puts the origin at (n+1)/2,
+   beside the middle of its own mask; here it is at n/2, as in fastMRI. */
+di_status di_problem_mri(di_ctx *ctx, int h, int w, int coils, const di_real *maps,
+                         const di_real *mask, di_problem **out)
+{
+    *out = NULL;
+    if (coils < 1 || coils > 1024)
+        return di_fail(ctx, DI_EUSAGE, "mri: %d coils; 1 to 1024", coils);
+    mri *q = problem_new(ctx, sizeof *q, "mri", 2, h, w);
+    if (!q)
+        return ctx->status;
+    size_t n = (size_t)h * w;
+    q->p.y[0] = 2 * coils;
+    q->p.apply = mri_apply;
+    q->p.vjp = mri_vjp;
+    q->coils = coils;
+    if (mri_check(ctx, h, w, coils, maps, mask)) {
+        di_free(ctx, q);
+        return ctx->status;
+    }
+    q->maps = di_new(ctx, 2 * n * coils, sizeof *maps);
+    q->mask = di_new(ctx, (size_t)w, sizeof *mask);
+    q->re = di_new(ctx, n, sizeof *q->re);
+    q->im = di_new(ctx, n, sizeof *q->im);
+    if (!q->maps || !q->mask || !q->re || !q->im || plane_open(ctx, &q->f, h, w)) {
+        free_all(ctx, (void *[]){ q->maps, q->mask, q->re, q->im, q }, 5);
+        return ctx->status;
+    }
+    memcpy(q->maps, maps, 2 * n * coils * sizeof *maps);
+    memcpy(q->mask, mask, (size_t)w * sizeof *mask);
+    q->gain = mri_gain(q, n);
+    if (q->gain > 0)
+        q->p.pinv = mri_pinv;
+    *out = &q->p;
+    return DI_OK;
+}
+
+/* The value of order k, from 0, of a (n), which is reordered: Hoare's selection. */
+static double nth_value(double *a, long n, long k)
+{
+    for (long lo = 0, hi = n - 1; lo < hi;) {
+        double pivot = a[k];
+        long i = lo, j = hi;
+        while (i <= j) {
+            while (a[i] < pivot)
+                i++;
+            while (a[j] > pivot)
+                j--;
+            if (i <= j) {
+                double t = a[i];
+                a[i++] = a[j];
+                a[j--] = t;
+            }
+        }
+        if (j < k)
+            lo = i;
+        if (k < i)
+            hi = j;
+    }
+    return a[k];
+}
+
+/* What the coils see of a pixel, sum_k conj(S_k) F^H y_k / sqrt(sum_k |S_k|^2), 0 where they
+   see nothing; the scale is the linearly interpolated 99 % quantile of its magnitude. */
+di_status di_mri_mvue(const di_problem *p, const di_real *y, di_real *x, double *scale)
+{
+    if (p->apply != mri_apply)
+        return di_fail(p->ctx, DI_EUSAGE, "problem %s has no coils", p->name);
+    mri *q = p->self;
+    size_t n = (size_t)p->x[1] * p->x[2];
+    double *size = di_new(p->ctx, n, sizeof *size);
+    if (!size)
+        return DI_EMEMORY;
+    mri_back(q, NULL, y, x);
+    for (size_t i = 0; i < n; i++) {
+        double sum = 0;
+        for (size_t k = 0; k < 2 * (size_t)q->coils; k++)
+            sum += (double)q->maps[k * n + i] * q->maps[k * n + i];
+        double over = sum > 0 ? 1 / sqrt(sum) : 0;
+        x[i] = (di_real)(over * x[i]);
+        x[n + i] = (di_real)(over * x[n + i]);
+        size[i] = sqrt((double)x[i] * x[i] + (double)x[n + i] * x[n + i]);
+    }
+    double at = 0.99 * (double)(n - 1);
+    long lo = (long)floor(at), hi = lo + (lo + 1 < (long)n);
+    double a = nth_value(size, (long)n, lo), b = nth_value(size, (long)n, hi);
+    *scale = a + (at - lo) * (b - a);
+    di_free(p->ctx, size);
+    return DI_OK;
+}
+
+/* ==== 7. Linear inverse scattering ==========================================================
+   The Born model: a wave from each transmitter t meets the object f once, on its way to each
+   receiver r. With g(d) = i/4 H(k d), H = J_0 + i Y_0 the Hankel function of the first kind,
+       y_tr = dx^2 k^2 sum_p f_p conj(g(|p - p_t|)) g(|p - p_r|),
+   conjugate where the InverseBench program has it. Its matrix would take 1.9 GB; here it is two
+   tables, of transmitters and of receivers. */
+
+/* J and Y of order 0 by their power series, 0 < x <= 2: s = x^2/4,
+     J = sum (-s)^k / k!^2,  Y = 2/pi ((log(x/2) + gamma) J - sum h_k (-s)^k / k!^2),
+   h_k = 1 + 1/2 + .. + 1/k. */
+static void bessel_small(double x, double *j, double *y)
+{
+    double s = x * x / 4, term = 1, h = 0, a = 0, b = 0;
+    double t[16], u[16];
+    for (int k = 1; k <= 16; k++) {
+        term *= -s / ((double)k * k);
+        h += 1.0 / k;
+        t[k - 1] = term;
+        u[k - 1] = h * term;
+    }
+    for (int k = 15; k >= 0; k--) { /* small terms first */
+        a += t[k];
+        b += u[k];
+    }
+    *j = 1 + a;
+    *y = 0.63661977236758134308 * ((di_log(x / 2) + 0.57721566490153286061) * *j - b);
+}
+
+/* 2 < x < 25: Miller's recurrence J_{n-1} = 2n/x J_n - J_{n+1} downwards, which damps a wrong
+   start, scaled by J_0 + 2 sum J_2k = 1; and Neumann's series
+     Y = 2/pi ((log(x/2) + gamma) J_0 - 2 sum (-1)^k J_2k / k). */
+static void bessel_middle(double x, double *j, double *y)
+{
+    double next = 0, now = 1e-250, sum = 0, odd = 0;
+    for (int n = 2 * (int)(x / 2) + 44; n > 0; n--) { /* now = J_n */
+        if (n % 2 == 0) {
+            sum += 2 * now;
+            odd += (n % 4 ? -1 : 1) * now / (n / 2);
+        }
+        double last = 2 * n / x * now - next;
+        next = now;
+        now = last;
+    }
+    *j = now / (sum + now);
+    odd /= sum + now;
+    *y = 0.63661977236758134308
+         * ((di_log(x / 2) + 0.57721566490153286061) * *j - 2 * odd);
+}
+
+/* x >= 25: Hankel's expansion, H ~ sqrt(2/(pi x)) exp(i (x - pi/4)) (P + i Q), with
+     P + i Q = sum_k a_k, a_k = -i (2k-1)^2 / (8 k x) a_{k-1},
+   as far as terms fall. Of x - pi/4 the sine and cosine are those of x, turned. */
+static void bessel_large(double x, double *j, double *y)
+{
+    double term = 1, p = 1, q = 0, c = di_cos(x), s = di_sin(x);
+    for (int k = 1; k < 40; k++) {
+        double factor = (2.0 * k - 1) * (2.0 * k - 1) / (8 * k * x);
+        term *= factor;
+        if (factor >= 1 || term < 1e-18)
+            break;
+        if (k % 2)
+            q += k % 4 == 1 ? -term : term;
+        else
+            p += k % 4 == 2 ? -term : term;
+    }
+    double a = 1 / sqrt(3.14159265358979323846 * x);
+    *j = a * (p * (c + s) - q * (s - c));
+    *y = a * (p * (s - c) + q * (c + s));
+}
+
+void di_bessel0(double x, double *j, double *y)
+{
+    if (x <= 2)
+        bessel_small(x, j, y);
+    else if (x < 25)
+        bessel_middle(x, j, y);
+    else
+        bessel_large(x, j, y);
+}
+
+enum { WAVE_LANES = 16, WAVE_RUN = 64 }; /* receivers side by side; pixels summed in one go */
+typedef struct waves {
+    di_problem p;
+    size_t pixels, blocks;   /* blocks of WAVE_LANES receivers, the last one filled with 0 */
+    di_real *from;           /* (transmitters, pixels, 2): dx^2 conj(g), the source's field */
+    di_real *to;             /* (blocks, pixels, 2, WAVE_LANES): k^2 g */
+    di_real *lit;            /* (transmitters, pixels, 2): f times from */
+    di_real *seen;           /* (blocks, transmitters, 2, WAVE_LANES): y or v, rearranged */
+} waves;
+
+/* One block of receivers: sum (transmitters, 2, WAVE_LANES) = lit times its columns of `to`.
+   Runs of pixels in di_real, the runs in double; ascending. */
+static void waves_block(const waves *q, const di_real *to, di_real *sum)
+{
+    size_t transmitters = (size_t)q->p.y[1];
+    for (size_t t = 0; t < transmitters; t++, sum += 2 * WAVE_LANES) {
+        double re[WAVE_LANES] = { 0 }, im[WAVE_LANES] = { 0 };
+        const di_real *a = q->lit + 2 * t * q->pixels, *b = to;
+        for (size_t p = 0; p < q->pixels; p += WAVE_RUN) {
+            di_real sr[WAVE_LANES] = { 0 }, si[WAVE_LANES] = { 0 };
+            size_t end = q->pixels - p < WAVE_RUN ? q->pixels - p : WAVE_RUN;
+            for (size_t i = 0; i < end; i++, a += 2, b += 2 * WAVE_LANES)
+                for (int l = 0; l < WAVE_LANES; l++) {
+                    sr[l] += a[0] * b[l] - a[1] * b[WAVE_LANES + l];
+                    si[l] += a[0] * b[WAVE_LANES + l] + a[1] * b[l];
+                }
+            for (int l = 0; l < WAVE_LANES; l++) {
+                re[l] += sr[l];
+                im[l] += si[l];
+            }
+        }
+        for (int l = 0; l < WAVE_LANES; l++) {
+            sum[l] = (di_real)re[l];
+            sum[WAVE_LANES + l] = (di_real)im[l];
+        }
+    }
+}
+
+static void waves_apply(const di_problem *p, const di_real *x, di_real *y)
+{
+    waves *q = p->self;
+    size_t T = (size_t)p->y[1], R = (size_t)p->y[2];
+    for (size_t t = 0; t < T; t++)
+        for (size_t i = 0; i < q->pixels; i++) {
+            size_t at = 2 * (t * q->pixels + i);
+            di_real f = (di_real)0.5 * x[i] + (di_real)0.5;
+            q->lit[at] = f * q->from[at];
+            q->lit[at + 1] = f * q->from[at + 1];
+        }
+    for (size_t b = 0; b < q->blocks; b++) {
+        waves_block(q, q->to + b * q->pixels * 2 * WAVE_LANES, q->seen);
+        for (size_t t = 0; t < T; t++)
+            for (size_t l = 0; l < WAVE_LANES && b * WAVE_LANES + l < R; l++)
+                for (size_t part = 0; part < 2; part++)
+                    y[(part * T + t) * R + b * WAVE_LANES + l] =
+                        q->seen[(2 * t + part) * WAVE_LANES + l];
+    }
+}
+
+static double sum_lanes(const di_real *a)
+{
+    double s[WAVE_LANES];
+    for (int l = 0; l < WAVE_LANES; l++)
+        s[l] = a[l];
+    for (int step = WAVE_LANES / 2; step; step /= 2)
+        for (int l = 0; l < step; l++)
+            s[l] += s[l + step];
+    return s[0];
+}
+
+/* gx_p = 1/2 sum_t Re(conj(from_tp) sum_r conj(to_rp) v_tr) */
+static void waves_vjp(const di_problem *p, const di_real *x, const di_real *v, di_real *gx)
+{
+    waves *q = p->self;
+    size_t T = (size_t)p->y[1], R = (size_t)p->y[2];
+    (void)x;
+    memset(q->seen, 0, q->blocks * T * 2 * WAVE_LANES * sizeof *q->seen);
+    for (size_t part = 0; part < 2; part++)
+        for (size_t t = 0; t < T; t++)
+            for (size_t r = 0; r < R; r++)
+                q->seen[(((r / WAVE_LANES) * T + t) * 2 + part) * WAVE_LANES + r % WAVE_LANES] =
+                    v[(part * T + t) * R + r];
+    for (size_t i = 0; i < q->pixels; i++) {
+        double sum = 0;
+        for (size_t t = 0; t < T; t++) {
+            di_real re[WAVE_LANES] = { 0 }, im[WAVE_LANES] = { 0 };
+            for (size_t b = 0; b < q->blocks; b++) {
+                const di_real *g = q->to + (b * q->pixels + i) * 2 * WAVE_LANES;
+                const di_real *a = q->seen + (b * T + t) * 2 * WAVE_LANES;
+                for (int l = 0; l < WAVE_LANES; l++) {
+                    re[l] += g[l] * a[l] + g[WAVE_LANES + l] * a[WAVE_LANES + l];
+                    im[l] += g[l] * a[WAVE_LANES + l] - g[WAVE_LANES + l] * a[l];
+                }
+            }
+            const di_real *s = q->from + 2 * (t * q->pixels + i);
+            sum += s[0] * sum_lanes(re) + s[1] * sum_lanes(im);
+        }
+        gx[i] = (di_real)(0.5 * sum);
+    }
+}
+
+/* Sensor number i of n on the circle: 0 to 359 degrees, both ends included. */
+static void waves_sensor(const di_scatter *s, int i, int n, double *x, double *y)
+{
+    double angle = n > 1 ? 359.0 * i / (n - 1) * 3.14159265358979323846 / 180 : 0;
+    *x = s->radius * di_cos(angle);
+    *y = s->radius * di_sin(angle);
+}
+
+/* The tables: pixel (r,c) of n lies at ((c - n/2) dx, (r - n/2) dx); g = i/4 (J + i Y). */
+static void waves_fill(waves *q, const di_scatter *s)
+{
+    int n = q->p.x[1];
+    double dx = s->side / n, k = 2 * 3.14159265358979323846 / (dx * s->wave), j, y, sx, sy;
+    for (int i = 0; i < s->transmitters + s->receivers; i++) {
+        int r = i - s->transmitters;
+        if (r < 0)
+            waves_sensor(s, i, s->transmitters, &sx, &sy);
+        else
+            waves_sensor(s, r, s->receivers, &sx, &sy);
+        for (size_t at = 0; at < q->pixels; at++) {
+            double ax = ((double)(at % n) - n / 2.0) * dx - sx;
+            double ay = ((double)(at / n) - n / 2.0) * dx - sy;
+            di_bessel0(k * sqrt(ax * ax + ay * ay), &j, &y);
+            if (r < 0) {
+                q->from[2 * (i * q->pixels + at)] = (di_real)(dx * dx * -0.25 * y);
+                q->from[2 * (i * q->pixels + at) + 1] = (di_real)(dx * dx * -0.25 * j);
+            } else {
+                di_real *to = q->to + (r / WAVE_LANES * q->pixels + at) * 2 * WAVE_LANES;
+                to[r % WAVE_LANES] = (di_real)(k * k * -0.25 * y);
+                to[WAVE_LANES + r % WAVE_LANES] = (di_real)(k * k * 0.25 * j);
+            }
+        }
+    }
+}
+
+/* x (1,n,n) in [-1,1], f = (x + 1)/2: an affine map, so not `linear`, but its VJP needs no x.
+   y (2,transmitters,receivers): real parts, imaginary parts. */
+di_status di_problem_scatter(di_ctx *ctx, int n, const di_scatter *s, di_problem **out)
+{
+    *out = NULL;
+    if (s->transmitters < 1 || s->receivers < 1 || s->transmitters > 65536
+        || s->receivers > 65536)
+        return di_fail(ctx, DI_EUSAGE, "scatter: %d transmitters, %d receivers: 1 to 65536 of "
+                       "each", s->transmitters, s->receivers);
+    if (!(s->side > 0 && s->side < 1e6 && s->wave > 0 && s->wave < 1e6)
+        || !(s->radius > 0.75 * s->side && s->radius < 1e3 * s->side))
+        return di_fail(ctx, DI_EUSAGE, "scatter: side=%g and wave=%g must be positive, and the "
+                       "radius=%g of the sensors more than 0.75 and less than 1000 sides: they "
+                       "stand around the object", s->side, s->wave, s->radius);
+    if (6.3 * n / (s->side * s->wave) * (s->radius + s->side) > 1e6)
+        return di_fail(ctx, DI_EUSAGE, "scatter: the wave travels more than 1e6 radians from "
+                       "sensor to pixel: give longer waves (wave=%g) or a smaller radius=%g",
+                       s->wave, s->radius);
+    waves *q = problem_new(ctx, sizeof *q, "scatter", 1, n, n);
+    if (!q)
+        return ctx->status;
+    q->p.linear = 0;
+    q->p.y[0] = 2;
+    q->p.y[1] = s->transmitters;
+    q->p.y[2] = s->receivers;
+    q->p.apply = waves_apply;
+    q->p.vjp = waves_vjp;
+    q->pixels = (size_t)n * n;
+    q->blocks = (size_t)(s->receivers + WAVE_LANES - 1) / WAVE_LANES;
+    size_t lit = 2 * q->pixels * s->transmitters;
+    q->from = di_new(ctx, lit, sizeof *q->from);
+    q->lit = di_new(ctx, lit, sizeof *q->lit);
+    q->to = di_new(ctx, 2 * q->pixels * q->blocks * WAVE_LANES, sizeof *q->to);
+    q->seen = di_new(ctx, 2 * q->blocks * WAVE_LANES * s->transmitters, sizeof *q->seen);
+    if (!q->from || !q->lit || !q->to || !q->seen) {
+        free_all(ctx, (void *[]){ q->from, q->lit, q->to, q->seen, q }, 5);
+        return ctx->status;
+    }
+    waves_fill(q, s);
+    *out = &q->p;
+    return DI_OK;
+}
+
+/* ==== 8. Nonlinear blur by a network ========================================================
+   y = clamp(2 net((x+1)/2; k) - 1, -1, 1), with one latent k for the problem: so DMPlug (once a
+   run) and DAPS (from a fixed seed) have it. DPS draws a new k at every call, also within one
+   step of its solver, which makes of A a random map; here A is one map. */
+
+typedef struct nblur {
+    di_problem p;
+    di_bkse *net;
+    di_real *latent;         /* (8 base, h/128, w/128) */
+} nblur;
+
+static void nblur_apply(const di_problem *p, const di_real *x, di_real *y)
+{
+    const nblur *q = p->self;
+    di_bkse_run(q->net, p->x[1], p->x[2], q->latent, x, y, NULL, NULL);
+}
+
+/* gx = J^T (v where the clamp is open), by the network's own derivative */
+static void nblur_vjp(const di_problem *p, const di_real *x, const di_real *v, di_real *gx)
+{
+    const nblur *q = p->self;
+    di_bkse_run(q->net, p->x[1], p->x[2], q->latent, x, NULL, v, gx);
+}
+
+di_status di_problem_nblur(di_ctx *ctx, di_bkse *net, int h, int w, const di_real *latent,
+                           di_problem **out)
+{
+    int k[3];
+    *out = NULL;
+    if (!di_bkse_bytes(net, h, w, 1)) /* checks the size */
+        return ctx->status;
+    di_bkse_latent(net, h, w, k);
+    if (!di_finite(latent, size3(k)))
+        return di_fail(ctx, DI_EINPUT, "nblur: the latent holds NaN or Inf");
+    nblur *q = problem_new(ctx, sizeof *q, "nblur", 3, h, w);
+    if (!q)
+        return ctx->status;
+    q->latent = di_new(ctx, size3(k), sizeof *latent);
+    if (!q->latent) {
+        di_free(ctx, q);
+        return DI_EMEMORY;
+    }
+    memcpy(q->latent, latent, size3(k) * sizeof *latent);
+    q->net = net;
+    q->p.linear = 0;
+    q->p.apply = nblur_apply;
+    q->p.vjp = nblur_vjp;
+    *out = &q->p;
+    return DI_OK;
+}
+
+/* ==== 9. Black-hole imaging =================================================================
    The operator and loss of InverseBench (arXiv 2503.11043; devzhk/InverseBench) and CPS, after
    eht-imaging (A. Chael et al., arXiv 1803.07088): direct Fourier sums. The exponential and the
    pulse T split into a factor of the row and one of the column, so a baseline keeps h + w
@@ -2406,695 +2639,968 @@ di_status di_problem_blackhole(di_ctx *ctx, int h, int w, const di_hole *o, di_p
     return DI_OK;
 }
 
-/* ==== 7. Problems in the Fourier plane =======================================================
-   Phase retrieval and magnetic resonance. F is the centred orthonormal transform of an (h,w)
-   plane: the origin of the image and that of the spectrum lie at row h/2, column w/2. Moving an
-   image's origin only turns phases, moving the spectrum's reorders it; neither is done here but
-   where it shows. */
+/* ==== 10. A fluid: two-dimensional Navier-Stokes equations ==================================
+   Data assimilation as in InverseBench (arXiv 2503.11043) and CPS: the vorticity w at time T of
+   a fluid that starts with w_0 = scale x,
+       w_t + u . grad w = nu Lap w + f,  u = (psi_y, -psi_x),  -Lap psi = w,  nu = 1/Re,
+   on the periodic square, pseudo-spectral: products in space, derivatives as factors i k in the
+   transform, where k at n/2 is 0. With P the modes k1^2 + k2^2 <= 2 (n/3)^2 without the mean,
+       N(w) = -(d_x (q W) + d_y (v W)) + f,  W = P w,  (q, v) = (d_y W/G, -d_x W/G),
+   G = k1^2 + k2^2,
+   and one step of Heun (N) and Crank-Nicolson (nu Lap), g = nu G, S = 1/(1 + dt g/2):
+       w~ = S (w + dt (N(w) - g w/2)),  w+ = S (w + dt ((N(w) + N(w~))/2 - g w/2)).
+   The adaptive dt = min(h/(2 max|u|), h^2/(2 mu)), h = 1/n, mu = nu sqrt(max|f|) (nu if f = 0),
+   is found anew at each step from the velocity without P; the last step is cut to end at T.
 
-static void free_all(di_ctx *ctx, void *const *block, int n)
-{
-    for (int i = 0; i < n; i++)
-        di_free(ctx, block[i]);
-}
+   Deviation: the programs take the maximum over a batch, so a field's answer depends on its
+   neighbours. Here each has its own dt, and with `together` the programs' rule.
 
-/* Transforms of length h and w and their working memory; 0 on success. */
-typedef struct plane {
-    di_fft *h, *w;
-    di_real *work, scale;    /* scale: 1 / sqrt(h w) */
-} plane;
+   Fields of a group lie side by side, (n,n,lanes); lanes that have arrived wait, dt = 0. */
 
-static di_status plane_open(di_ctx *ctx, plane *f, int h, int w)
-{
-    f->h = di_fft_new(ctx, h);
-    f->w = f->h ? di_fft_new(ctx, w) : NULL;
-    if (!f->w) {
-        di_fft_free(f->h);
-        return ctx->status;
-    }
-    size_t a = di_fft_work(f->h), b = di_fft_work(f->w);
-    f->scale = (di_real)(1 / sqrt((double)h * w));
-    f->work = di_new(ctx, a > b ? a : b, sizeof *f->work);
-    if (!f->work) {
-        di_fft_free(f->h);
-        di_fft_free(f->w);
-    }
-    return ctx->status;
-}
+enum { FLOW_KEEP = 1024, FLOW_STEPS = 2000000, FLOW_WIDE = 100 };
 
-/* ---- phase retrieval: y = |F(pad(u))|, u = x, or x/2 + 1/2 ---- */
-
-typedef struct phase {
+enum { FLOW_HALVES = 11, FLOW_PLANES = 5 };
+typedef struct flow {
     di_problem p;
-    int pad, halved;
-    plane f;                 /* of the padded image (H,W), H = h + 2 pad, W = w + 2 pad */
-    di_real *u, *re, *im;    /* (H,W), and half a spectrum: (H,W/2+1) */
-} phase;
+    di_flow set;
+    size_t n, half;            /* half: n/2 + 1 */
+    di_fft *fft;
+    const di_flow_kernels *k;
+    di_flow_grid g;            /* of the group that runs */
+    size_t lanes, room;        /* of that group; of the largest so far */
+    di_real *fixed;            /* k1, g1 (n) */
+    size_t *cut, *kept;        /* (n) columns that P keeps, and times lanes */
+    di_real *memory;           /* what the pointers below point to */
+    di_real *k2, *g2, *dt_row, *force, *top, *work;
+    di_half w, t, n1, a, b, c, d, e, l, mu, nu;
+    di_real *grid[FLOW_PLANES]; /* q, v, W, a, b in space */
+    double *time, *dt, *now;   /* (lanes) reached, adaptive or fixed, of this step */
+    size_t *steps;             /* (lanes) */
+    size_t last;               /* steps of the last field */
+} flow;
 
-/* Smaller amplitudes have no phase: the factor z/|z| of the derivative is 0 there. */
-static const double PHASE_FLOOR = 1e-30;
+/* The states of a run's steps, for its derivative: every stride-th. */
+typedef struct flow_tape {
+    size_t slots, used, stride, count;
+    di_half *slot;             /* (slots) */
+    di_half *part;             /* (stride) the states from one slot to the next */
+    double *dt;                /* (room,lanes) of every step */
+    size_t room;
+} flow_tape;
 
-/* re, im = the half spectrum of u, unscaled, uncentred: one channel of x (h,w). */
-static void phase_spectrum(phase *q, const di_real *x)
+/* ---- memory ---- */
+
+static size_t flow_size(const flow *q) { return q->n * q->half * q->lanes; }
+
+static di_half flow_half(di_real **at, size_t size)
 {
-    size_t h = (size_t)q->p.x[1], w = (size_t)q->p.x[2], W = (size_t)q->p.y[2];
-    memset(q->u, 0, (size_t)q->p.y[1] * W * sizeof *q->u);
-    for (size_t r = 0; r < h; r++)
-        for (size_t c = 0; c < w; c++) {
-            di_real v = x[r * w + c];
-            q->u[(r + (size_t)q->pad) * W + (size_t)q->pad + c] =
-                q->halved ? (di_real)0.5 * v + (di_real)0.5 : v;
-        }
-    di_fft2_real(q->f.h, q->f.w, 1, q->u, q->re, q->im, q->f.work);
+    di_half h = { *at, *at + size };
+    *at += 2 * size;
+    return h;
 }
 
-/* Where frequency k of n lies in a centred spectrum, and frequency -k. */
-static size_t centred(size_t k, size_t n) { return (k + n / 2) % n; }
-static size_t mirrored(size_t k, size_t n) { return (n - k + n / 2) % n; }
-
-static double modulus(const phase *q, size_t i)
+/* The tables and the working memory of groups of `lanes` fields. */
+static di_status flow_group(flow *q, size_t lanes)
 {
-    return sqrt((double)q->re[i] * q->re[i] + (double)q->im[i] * q->im[i]);
-}
-
-static void phase_apply(const di_problem *p, const di_real *x, di_real *y)
-{
-    phase *q = p->self;
-    size_t H = (size_t)p->y[1], W = (size_t)p->y[2], half = W / 2 + 1;
-    for (int c = 0; c < p->x[0]; c++, x += (size_t)p->x[1] * p->x[2], y += H * W) {
-        phase_spectrum(q, x);
-        for (size_t r = 0; r < H; r++)
-            for (size_t k = 0; k < half; k++) { /* |z_-k| = |z_k|: u is real */
-                di_real a = (di_real)(q->f.scale * modulus(q, r * half + k));
-                y[centred(r, H) * W + centred(k, W)] = a;
-                y[mirrored(r, H) * W + mirrored(k, W)] = a;
-            }
+    di_ctx *ctx = q->p.ctx;
+    size_t n = q->n, row = q->half * lanes, size = n * row, grid = n * n * lanes;
+    if (lanes > q->room) {
+        di_free(ctx, q->memory);
+        di_free(ctx, q->time);
+        di_free(ctx, q->steps);
+        q->room = 0;
+        q->memory = di_new(ctx, 4 * row + n * lanes + FLOW_HALVES * 2 * size
+                           + FLOW_PLANES * grid + di_fft_work(q->fft), sizeof *q->memory);
+        q->time = di_new(ctx, 3 * lanes, sizeof *q->time);
+        q->steps = di_new(ctx, lanes, sizeof *q->steps);
+        if (!q->memory || !q->time || !q->steps)
+            return ctx->status;
+        q->room = lanes;
     }
-}
-
-/* gx = kappa crop(Re F^H (v z/|z|)), kappa 1 or 1/2. The real part comes of the Hermitian
-   half
-   of v z/|z|, whose value at k is (v_k + v_-k)/2 z_k/|z_k|. */
-static void phase_vjp(const di_problem *p, const di_real *x, const di_real *v, di_real *gx)
-{
-    phase *q = p->self;
-    size_t H = (size_t)p->y[1], W = (size_t)p->y[2], half = W / 2 + 1;
-    size_t h = (size_t)p->x[1], w = (size_t)p->x[2], pad = (size_t)q->pad;
-    di_real scale = q->halved ? (di_real)0.5 * q->f.scale : q->f.scale;
-    for (int c = 0; c < p->x[0]; c++, x += h * w, gx += h * w, v += H * W) {
-        phase_spectrum(q, x);
-        for (size_t r = 0; r < H; r++)
-            for (size_t k = 0; k < half; k++) {
-                size_t i = r * half + k;
-                double a = modulus(q, i), g = 0;
-                if (q->f.scale * a > PHASE_FLOOR)
-                    g = 0.5 * ((double)v[centred(r, H) * W + centred(k, W)]
-                               + v[mirrored(r, H) * W + mirrored(k, W)]) / a;
-                q->re[i] = (di_real)(g * q->re[i]);
-                q->im[i] = (di_real)(g * q->im[i]);
-            }
-        di_fft2_real_back(q->f.h, q->f.w, 1, scale, q->re, q->im, q->u, q->f.work);
-        for (size_t r = 0; r < h; r++)
-            memcpy(gx + r * w, q->u + (r + pad) * W + pad, w * sizeof *gx);
+    di_real *at = q->memory;
+    di_half *half[FLOW_HALVES] = { &q->w, &q->t, &q->n1, &q->a, &q->b, &q->c, &q->d, &q->e,
+                                   &q->l, &q->mu, &q->nu };
+    for (int i = 0; i < FLOW_HALVES; i++)
+        *half[i] = flow_half(&at, size);
+    for (int i = 0; i < FLOW_PLANES; i++, at += grid)
+        q->grid[i] = at;
+    q->k2 = at;
+    q->g2 = q->k2 + row;
+    q->dt_row = q->g2 + row;
+    q->force = q->dt_row + row;
+    q->top = q->force + row;
+    q->work = q->top + n * lanes;
+    q->dt = q->time + lanes;
+    q->now = q->dt + lanes;
+    q->lanes = lanes;
+    for (size_t j = 0; j < row; j++) {
+        size_t k = j / lanes;
+        q->k2[j] = (di_real)(2 * k == n ? 0 : k);
+        q->g2[j] = (di_real)(k * k);
+        q->force[j] = (di_real)(k == 4 ? -q->set.forcing * (double)(n * n) / (n == 8 ? 1 : 2)
+                                       : 0);
     }
-}
-
-/* y (c, h+2pad, w+2pad). Of the mirror of u about its centre, and where u = x of -u, y is the
-   same: restorations come out in any of these ways. */
-di_status di_problem_phase(di_ctx *ctx, int c, int h, int w, int pad, int halved,
-                           di_problem **out)
-{
-    *out = NULL;
-    if (pad < 0 || pad > 32768 || h + 2 * (double)pad > 65536 || w + 2 * (double)pad > 65536)
-        return di_fail(ctx, DI_EUSAGE, "phase: pad=%d around %dx%d is negative, or leaves more "
-                       "than 65536 a side", pad, h, w);
-    phase *q = problem_new(ctx, sizeof *q, "phase", c, h, w);
-    if (!q)
-        return ctx->status;
-    int H = q->p.y[1] = h + 2 * pad, W = q->p.y[2] = w + 2 * pad;
-    q->p.linear = 0;
-    q->p.apply = phase_apply;
-    q->p.vjp = phase_vjp;
-    q->pad = pad;
-    q->halved = halved;
-    q->u = di_new(ctx, (size_t)H * W, sizeof *q->u);
-    q->re = di_new(ctx, (size_t)H * (W / 2 + 1), sizeof *q->re);
-    q->im = di_new(ctx, (size_t)H * (W / 2 + 1), sizeof *q->im);
-    if (q->u && q->re && q->im && !plane_open(ctx, &q->f, H, W))
-        *out = &q->p;
-    else
-        free_all(ctx, (void *[]){ q->u, q->re, q->im, q }, 4);
-    return ctx->status;
-}
-
-/* ---- magnetic resonance: y_k = m F(S_k x), x and y complex, coils k ---- */
-
-typedef struct mri {
-    di_problem p;
-    int coils;
-    plane f;
-    di_real *maps;           /* (2 coils,h,w): real and imaginary part of each S_k */
-    di_real *mask;           /* (w) of 0 and 1: the columns measured */
-    di_real *re, *im;        /* (h,w): a plane with the origin in its corner */
-    double gain;             /* |S|^2 where one coil sees all alike, else 0: no A^+ */
-} mri;
-
-/* What a plane's row or column is with the origin in the corner. */
-static size_t cornered(size_t i, size_t n) { return (i + n - n / 2) % n; }
-
-/* F (sign -1) or F^H of re, im. */
-static void mri_transform(mri *q, int sign)
-{
-    di_fft2(q->f.h, q->f.w, sign, 1, q->f.scale, q->re, q->im, q->f.work);
-}
-
-/* re, im = S x, S and x (2,h,w) */
-static void mri_seen(mri *q, const di_real *s, const di_real *x)
-{
-    size_t h = (size_t)q->p.x[1], w = (size_t)q->p.x[2], n = h * w;
-    for (size_t r = 0; r < h; r++)
-        for (size_t c = 0; c < w; c++) {
-            size_t i = r * w + c, to = cornered(r, h) * w + cornered(c, w);
-            q->re[to] = s[i] * x[i] - s[n + i] * x[n + i];
-            q->im[to] = s[i] * x[n + i] + s[n + i] * x[i];
-        }
-}
-
-/* y (2,h,w) = m times the centred plane; m NULL: all ones */
-static void mri_masked(const mri *q, const di_real *m, di_real *y)
-{
-    size_t h = (size_t)q->p.x[1], w = (size_t)q->p.x[2], n = h * w;
-    for (size_t r = 0; r < h; r++)
-        for (size_t c = 0; c < w; c++) {
-            size_t i = r * w + c, from = cornered(r, h) * w + cornered(c, w);
-            y[i] = !m || m[c] != 0 ? q->re[from] : 0;
-            y[n + i] = !m || m[c] != 0 ? q->im[from] : 0;
-        }
-}
-
-static void mri_forth(mri *q, const di_real *m, const di_real *x, di_real *y)
-{
-    size_t n = 2 * (size_t)q->p.x[1] * q->p.x[2];
-    for (int k = 0; k < q->coils; k++) {
-        mri_seen(q, q->maps + k * n, x);
-        mri_transform(q, -1);
-        mri_masked(q, m, y + k * n);
-    }
-}
-
-/* gx = sum_k conj(S_k) F^H (m v_k), coils ascending */
-static void mri_back(mri *q, const di_real *m, const di_real *v, di_real *gx)
-{
-    size_t h = (size_t)q->p.x[1], w = (size_t)q->p.x[2], n = h * w;
-    for (int k = 0; k < q->coils; k++) {
-        const di_real *s = q->maps + 2 * k * n;
-        for (size_t r = 0; r < h; r++)
-            for (size_t c = 0; c < w; c++) {
-                size_t i = r * w + c, to = cornered(r, h) * w + cornered(c, w);
-                q->re[to] = !m || m[c] != 0 ? v[2 * k * n + i] : 0;
-                q->im[to] = !m || m[c] != 0 ? v[2 * k * n + n + i] : 0;
-            }
-        mri_transform(q, 1);
-        for (size_t r = 0; r < h; r++)
-            for (size_t c = 0; c < w; c++) {
-                size_t i = r * w + c, from = cornered(r, h) * w + cornered(c, w);
-                di_real a = q->re[from], b = q->im[from];
-                gx[i] = (k ? gx[i] : 0) + (s[i] * a + s[n + i] * b);
-                gx[n + i] = (k ? gx[n + i] : 0) + (s[i] * b - s[n + i] * a);
-            }
-    }
-}
-
-static void mri_apply(const di_problem *p, const di_real *x, di_real *y)
-{
-    mri *q = p->self;
-    mri_forth(q, q->mask, x, y);
-}
-
-static void mri_vjp(const di_problem *p, const di_real *x, const di_real *v, di_real *gx)
-{
-    mri *q = p->self;
-    (void)x;
-    mri_back(q, q->mask, v, gx);
-}
-
-/* V^H = F S/|S|, the singular values are |S| m. */
-static di_status mri_values(const di_problem *p, di_real *s)
-{
-    const mri *q = p->self;
-    for (size_t i = 0; i < size3(p->x); i++)
-        s[i] = q->mask[i % (size_t)p->x[2]] != 0 ? (di_real)sqrt(q->gain) : 0;
+    for (size_t i = 0; i < n; i++)
+        q->kept[i] = q->cut[i] * lanes;
+    di_flow_grid g = { n, row, q->fixed, q->fixed + n, q->k2, q->g2, q->kept, q->dt_row,
+                       q->force, (di_real)(1 / q->set.re) };
+    q->g = g;
     return DI_OK;
 }
 
-static void mri_spectral(const di_problem *p, const di_real *in, di_real *out, int what)
+/* ---- forwards ---- */
+
+static void flow_to_space(flow *q, di_half h, di_real *grid)
 {
-    mri *q = p->self;
-    if (what == TO_VT)
-        mri_forth(q, NULL, in, out);
-    else
-        mri_back(q, what == PINV ? q->mask : NULL, in, out);
-    for (size_t i = 0; i < size3(p->x); i++)
-        out[i] = (di_real)(out[i] / (what == PINV ? q->gain : sqrt(q->gain)));
+    di_real scale = (di_real)(1.0 / (double)(q->n * q->n));
+    di_fft2_real_back(q->fft, q->fft, q->lanes, scale, h.re, h.im, grid, q->work);
 }
 
-/* One coil of even gain: A / |S| is a part of a unitary map, so A^+ = A^H / |S|^2. */
-static void mri_pinv(const di_problem *p, const di_real *y, di_real *x)
+static void flow_from_space(flow *q, const di_real *grid, di_half h)
 {
-    mri_spectral(p, y, x, PINV);
+    di_fft2_real(q->fft, q->fft, q->lanes, grid, h.re, h.im, q->work);
 }
 
-/* |S|^2 of the only coil if it is the same everywhere, to a rounding of the maps' entries. */
-static double mri_gain(const mri *q, size_t n)
+/* grid 0, 1, 2 = q, -v, W of w. As -v = d_x psi, q W and -v W are what the kernels take. */
+static void flow_velocity(flow *q, di_half w)
 {
-    double least = HUGE_VAL, most = 0;
-    for (size_t i = 0; i < n; i++) {
-        double g = (double)q->maps[i] * q->maps[i] + (double)q->maps[n + i] * q->maps[n + i];
-        least = g < least ? g : least;
-        most = g > most ? g : most;
+    size_t row = q->g.row;
+    q->k->derive(&q->g, 1, 1, w, q->b, q->a);
+    flow_to_space(q, q->a, q->grid[0]);
+    flow_to_space(q, q->b, q->grid[1]);
+    for (size_t i = 0; i < 2 * q->n; i++) { /* c.im follows c.re */
+        di_real *c = q->c.re + i * row;
+        memset(c, 0, row * sizeof *c);
+        memcpy(c, w.re + i * row, q->kept[i % q->n] * sizeof *c);
+        if (i % q->n == 0)
+            memset(c, 0, q->lanes * sizeof *c);
     }
-    return q->coils == 1 && least > 0 && most - least <= 1e-6 * most ? 0.5 * (least + most) : 0;
+    flow_to_space(q, q->c, q->grid[2]);
 }
 
-static di_status mri_check(di_ctx *ctx, int h, int w, int coils, const di_real *maps,
-                           const di_real *mask)
+/* One stage of a step: to = w~ of from = w, or w+ of from = w~. */
+static void flow_stage(flow *q, int second, di_half from, di_half to)
 {
-    int columns = 0;
-    size_t n = 2 * (size_t)h * w;
-    for (int c = 0; c < w; c++) {
-        if (mask[c] != 0 && mask[c] != 1)
-            return di_fail(ctx, DI_EINPUT, "mri: the mask holds %g at column %d; it is 0 "
-                           "(missing) or 1 (measured)", (double)mask[c], c);
-        columns += mask[c] == 1;
+    flow_velocity(q, from);
+    q->k->products(q->n * q->n * q->lanes, q->grid[0], q->grid[1], q->grid[2], NULL, NULL);
+    flow_from_space(q, q->grid[0], q->a);
+    flow_from_space(q, q->grid[1], q->b);
+    q->k->update(&q->g, second, q->w, q->a, q->b, q->n1, to);
+}
+
+/* w one step of `now` further */
+static void flow_step(flow *q)
+{
+    for (size_t j = 0; j < q->g.row; j++)
+        q->dt_row[j] = (di_real)q->now[j % q->lanes];
+    flow_stage(q, 0, q->w, q->t);
+    flow_stage(q, 1, q->t, q->w);
+}
+
+/* dt of every lane from the velocity of w; 0 when a step would be absurdly short. */
+static di_status flow_adapt(flow *q)
+{
+    double h = 1.0 / (double)q->n, least = HUGE_VAL;
+    double mu = (q->set.forcing > 0 ? sqrt(q->set.forcing) : 1) / q->set.re;
+    size_t row = q->n * q->lanes;
+    q->k->derive(&q->g, 1, 0, q->w, q->b, q->a);
+    flow_to_space(q, q->a, q->grid[0]);
+    flow_to_space(q, q->b, q->grid[1]);
+    q->k->speed(q->n, row, q->grid[0], q->grid[1], q->top);
+    for (size_t l = 0; l < q->lanes; l++) {
+        di_real top = 0;
+        for (size_t j = l; j < row; j += q->lanes)
+            top = q->top[j] > top ? q->top[j] : top;
+        double speed = sqrt((double)top);
+        q->dt[l] = 0.5 * h * h / mu;
+        if (speed > 0 && 0.5 * h / speed < q->dt[l])
+            q->dt[l] = 0.5 * h / speed;
+        if (q->time[l] < q->set.time && !(q->set.time / q->dt[l] < FLOW_STEPS))
+            return di_fail(q->p.ctx, DI_ENUMERIC, "navier_stokes: at time %g the velocity "
+                           "reaches %g, which would take steps of %g: the field is too large "
+                           "(its unit is scale=%g), or re=%g too small", q->time[l], speed,
+                           q->dt[l], q->set.scale, q->set.re);
+        least = q->dt[l] < least ? q->dt[l] : least;
     }
-    if (!columns)
-        return di_fail(ctx, DI_EINPUT, "mri: the mask keeps no column at all");
-    for (int k = 0; k < coils; k++)
-        if (!di_finite(maps + k * n, n))
-            return di_fail(ctx, DI_EINPUT, "mri: the map of coil %d holds NaN or Inf", k);
-    if (!(di_dot(maps, maps, coils * n) > 0))
-        return di_fail(ctx, DI_EINPUT, "mri: the coil maps are zero everywhere");
+    for (size_t l = 0; q->set.together && l < q->lanes; l++)
+        q->dt[l] = least;
     return DI_OK;
 }
 
-/* x (2,h,w): real and imaginary part. y (2 coils,h,w): those of each coil. mask (w), maps
-   (2 coils,h,w). Where a side is odd the InverseBench program puts the origin at (n+1)/2,
-   beside the middle of its own mask; here it is at n/2, as in fastMRI. */
-di_status di_problem_mri(di_ctx *ctx, int h, int w, int coils, const di_real *maps,
-                         const di_real *mask, di_problem **out)
+/* A NaN or infinity anywhere reaches every mode within a step. */
+static di_status flow_check(flow *q)
 {
-    *out = NULL;
-    if (coils < 1 || coils > 1024)
-        return di_fail(ctx, DI_EUSAGE, "mri: %d coils; 1 to 1024", coils);
-    mri *q = problem_new(ctx, sizeof *q, "mri", 2, h, w);
-    if (!q)
-        return ctx->status;
-    size_t n = (size_t)h * w;
-    q->p.y[0] = 2 * coils;
-    q->p.apply = mri_apply;
-    q->p.vjp = mri_vjp;
-    q->coils = coils;
-    if (mri_check(ctx, h, w, coils, maps, mask)) {
-        di_free(ctx, q);
-        return ctx->status;
+    for (size_t l = 0; l < q->lanes; l++) {
+        double v = fabs((double)q->w.re[q->lanes + l]) + fabs((double)q->w.im[q->lanes + l]);
+        if (!(v < HUGE_VAL))
+            return di_fail(q->p.ctx, DI_ENUMERIC, "navier_stokes: unstable: NaN or infinity in "
+                           "step %.0f, at time %g: %s", (double)q->steps[l], q->time[l],
+                           q->set.dt > 0 ? "take a smaller dt, or dt=0, which adapts it"
+                                         : "the field is too large");
     }
-    q->maps = di_new(ctx, 2 * n * coils, sizeof *maps);
-    q->mask = di_new(ctx, (size_t)w, sizeof *mask);
-    q->re = di_new(ctx, n, sizeof *q->re);
-    q->im = di_new(ctx, n, sizeof *q->im);
-    if (!q->maps || !q->mask || !q->re || !q->im || plane_open(ctx, &q->f, h, w)) {
-        free_all(ctx, (void *[]){ q->maps, q->mask, q->re, q->im, q }, 5);
-        return ctx->status;
-    }
-    memcpy(q->maps, maps, 2 * n * coils * sizeof *maps);
-    memcpy(q->mask, mask, (size_t)w * sizeof *mask);
-    q->gain = mri_gain(q, n);
-    if (q->gain > 0)
-        q->p.pinv = mri_pinv;
-    *out = &q->p;
     return DI_OK;
 }
 
-/* The value of order k, from 0, of a (n), which is reordered: Hoare's selection. */
-static double nth_value(double *a, long n, long k)
+static void flow_copy(const flow *q, di_half to, di_half from)
 {
-    for (long lo = 0, hi = n - 1; lo < hi;) {
-        double pivot = a[k];
-        long i = lo, j = hi;
-        while (i <= j) {
-            while (a[i] < pivot)
-                i++;
-            while (a[j] > pivot)
-                j--;
-            if (i <= j) {
-                double t = a[i];
-                a[i++] = a[j];
-                a[j--] = t;
-            }
+    memcpy(to.re, from.re, 2 * flow_size(q) * sizeof *to.re);
+}
+
+/* Stores w and the dt of the step that begins. When the slots are full every other one is given
+   up, so that they never are more than asked for. */
+static di_status flow_keep(flow *q, flow_tape *t)
+{
+    di_ctx *ctx = q->p.ctx;
+    if (t->count == t->room) {
+        double *more = di_new(ctx, (2 * t->room + 64) * q->lanes, sizeof *more);
+        if (!more)
+            return ctx->status;
+        memcpy(more, t->dt, t->count * q->lanes * sizeof *more);
+        di_free(ctx, t->dt);
+        t->dt = more;
+        t->room = 2 * t->room + 64;
+    }
+    memcpy(t->dt + t->count * q->lanes, q->now, q->lanes * sizeof *t->dt);
+    if (t->count % t->stride == 0 && t->count / t->stride == t->slots) {
+        for (size_t i = 0; 2 * i < t->slots; i++) {
+            di_half h = t->slot[i];
+            t->slot[i] = t->slot[2 * i];
+            t->slot[2 * i] = h;
         }
-        if (j < k)
-            lo = i;
-        if (k < i)
-            hi = j;
+        t->stride *= 2;
     }
-    return a[k];
-}
-
-/* What the coils see of a pixel, sum_k conj(S_k) F^H y_k / sqrt(sum_k |S_k|^2), 0 where they
-   see nothing; the scale is the linearly interpolated 99 % quantile of its magnitude. */
-di_status di_mri_mvue(const di_problem *p, const di_real *y, di_real *x, double *scale)
-{
-    if (p->apply != mri_apply)
-        return di_fail(p->ctx, DI_EUSAGE, "problem %s has no coils", p->name);
-    mri *q = p->self;
-    size_t n = (size_t)p->x[1] * p->x[2];
-    double *size = di_new(p->ctx, n, sizeof *size);
-    if (!size)
-        return DI_EMEMORY;
-    mri_back(q, NULL, y, x);
-    for (size_t i = 0; i < n; i++) {
-        double sum = 0;
-        for (size_t k = 0; k < 2 * (size_t)q->coils; k++)
-            sum += (double)q->maps[k * n + i] * q->maps[k * n + i];
-        double over = sum > 0 ? 1 / sqrt(sum) : 0;
-        x[i] = (di_real)(over * x[i]);
-        x[n + i] = (di_real)(over * x[n + i]);
-        size[i] = sqrt((double)x[i] * x[i] + (double)x[n + i] * x[n + i]);
+    size_t i = t->count++ / t->stride;
+    if ((t->count - 1) % t->stride)
+        return DI_OK;
+    if (!t->slot[i].re) {
+        di_real *at = di_new(ctx, 2 * flow_size(q), sizeof *at);
+        if (!at)
+            return ctx->status;
+        t->slot[i] = flow_half(&at, flow_size(q));
     }
-    double at = 0.99 * (double)(n - 1);
-    long lo = (long)floor(at), hi = lo + (lo + 1 < (long)n);
-    double a = nth_value(size, (long)n, lo), b = nth_value(size, (long)n, hi);
-    *scale = a + (at - lo) * (b - a);
-    di_free(p->ctx, size);
+    flow_copy(q, t->slot[i], q->w);
     return DI_OK;
 }
 
-/* ==== 8. Linear inverse scattering ===========================================================
-   The Born model: a wave from each transmitter t meets the object f once, on its way to each
-   receiver r. With g(d) = i/4 H(k d), H = J_0 + i Y_0 the Hankel function of the first kind,
-       y_tr = dx^2 k^2 sum_p f_p conj(g(|p - p_t|)) g(|p - p_r|),
-   conjugate where the InverseBench program has it. Its matrix would take 1.9 GB; here it is two
-   tables, of transmitters and of receivers. */
-
-/* J and Y of order 0 by their power series, 0 < x <= 2: s = x^2/4,
-     J = sum (-s)^k / k!^2,  Y = 2/pi ((log(x/2) + gamma) J - sum h_k (-s)^k / k!^2),
-   h_k = 1 + 1/2 + .. + 1/k. */
-static void bessel_small(double x, double *j, double *y)
+/* q->w from 0 to T; x (lanes,n,n) */
+static di_status flow_forward(flow *q, const di_real *x, flow_tape *tape)
 {
-    double s = x * x / 4, term = 1, h = 0, a = 0, b = 0;
-    double t[16], u[16];
-    for (int k = 1; k <= 16; k++) {
-        term *= -s / ((double)k * k);
-        h += 1.0 / k;
-        t[k - 1] = term;
-        u[k - 1] = h * term;
+    size_t area = q->n * q->n, L = q->lanes;
+    double T = q->set.time;
+    if (!di_finite(x, area * L))
+        return di_fail(q->p.ctx, DI_ENUMERIC, "navier_stokes: the first field holds NaN or "
+                       "infinity");
+    for (size_t l = 0; l < L; l++) {
+        for (size_t i = 0; i < area; i++)
+            q->grid[0][i * L + l] = (di_real)q->set.scale * x[l * area + i];
+        q->time[l] = 0;
+        q->steps[l] = 0;
+        q->dt[l] = q->set.dt;
     }
-    for (int k = 15; k >= 0; k--) { /* small terms first */
-        a += t[k];
-        b += u[k];
-    }
-    *j = 1 + a;
-    *y = 0.63661977236758134308 * ((di_log(x / 2) + 0.57721566490153286061) * *j - b);
-}
-
-/* 2 < x < 25: Miller's recurrence J_{n-1} = 2n/x J_n - J_{n+1} downwards, which damps a wrong
-   start, scaled by J_0 + 2 sum J_2k = 1; and Neumann's series
-     Y = 2/pi ((log(x/2) + gamma) J_0 - 2 sum (-1)^k J_2k / k). */
-static void bessel_middle(double x, double *j, double *y)
-{
-    double next = 0, now = 1e-250, sum = 0, odd = 0;
-    for (int n = 2 * (int)(x / 2) + 44; n > 0; n--) { /* now = J_n */
-        if (n % 2 == 0) {
-            sum += 2 * now;
-            odd += (n % 4 ? -1 : 1) * now / (n / 2);
+    flow_from_space(q, q->grid[0], q->w);
+    for (;;) {
+        int going = 0;
+        if (q->set.dt == 0 && flow_adapt(q))
+            return q->p.ctx->status;
+        for (size_t l = 0; l < L; l++) {
+            double left = T - q->time[l];
+            q->now[l] = !(left > 0) ? 0 : q->time[l] + q->dt[l] > T ? left : q->dt[l];
+            going |= q->now[l] > 0;
         }
-        double last = 2 * n / x * now - next;
-        next = now;
-        now = last;
-    }
-    *j = now / (sum + now);
-    odd /= sum + now;
-    *y = 0.63661977236758134308
-         * ((di_log(x / 2) + 0.57721566490153286061) * *j - 2 * odd);
-}
-
-/* x >= 25: Hankel's expansion, H ~ sqrt(2/(pi x)) exp(i (x - pi/4)) (P + i Q), with
-     P + i Q = sum_k a_k, a_k = -i (2k-1)^2 / (8 k x) a_{k-1},
-   as far as terms fall. Of x - pi/4 the sine and cosine are those of x, turned. */
-static void bessel_large(double x, double *j, double *y)
-{
-    double term = 1, p = 1, q = 0, c = di_cos(x), s = di_sin(x);
-    for (int k = 1; k < 40; k++) {
-        double factor = (2.0 * k - 1) * (2.0 * k - 1) / (8 * k * x);
-        term *= factor;
-        if (factor >= 1 || term < 1e-18)
+        if (!going)
             break;
-        if (k % 2)
-            q += k % 4 == 1 ? -term : term;
-        else
-            p += k % 4 == 2 ? -term : term;
-    }
-    double a = 1 / sqrt(3.14159265358979323846 * x);
-    *j = a * (p * (c + s) - q * (s - c));
-    *y = a * (p * (s - c) + q * (c + s));
-}
-
-void di_bessel0(double x, double *j, double *y)
-{
-    if (x <= 2)
-        bessel_small(x, j, y);
-    else if (x < 25)
-        bessel_middle(x, j, y);
-    else
-        bessel_large(x, j, y);
-}
-
-enum { WAVE_LANES = 16, WAVE_RUN = 64 }; /* receivers side by side; pixels summed in one go */
-typedef struct waves {
-    di_problem p;
-    size_t pixels, blocks;   /* blocks of WAVE_LANES receivers, the last one filled with 0 */
-    di_real *from;           /* (transmitters, pixels, 2): dx^2 conj(g), the source's field */
-    di_real *to;             /* (blocks, pixels, 2, WAVE_LANES): k^2 g */
-    di_real *lit;            /* (transmitters, pixels, 2): f times from */
-    di_real *seen;           /* (blocks, transmitters, 2, WAVE_LANES): y or v, rearranged */
-} waves;
-
-/* One block of receivers: sum (transmitters, 2, WAVE_LANES) = lit times its columns of `to`.
-   Runs of pixels in di_real, the runs in double; ascending. */
-static void waves_block(const waves *q, const di_real *to, di_real *sum)
-{
-    size_t transmitters = (size_t)q->p.y[1];
-    for (size_t t = 0; t < transmitters; t++, sum += 2 * WAVE_LANES) {
-        double re[WAVE_LANES] = { 0 }, im[WAVE_LANES] = { 0 };
-        const di_real *a = q->lit + 2 * t * q->pixels, *b = to;
-        for (size_t p = 0; p < q->pixels; p += WAVE_RUN) {
-            di_real sr[WAVE_LANES] = { 0 }, si[WAVE_LANES] = { 0 };
-            size_t end = q->pixels - p < WAVE_RUN ? q->pixels - p : WAVE_RUN;
-            for (size_t i = 0; i < end; i++, a += 2, b += 2 * WAVE_LANES)
-                for (int l = 0; l < WAVE_LANES; l++) {
-                    sr[l] += a[0] * b[l] - a[1] * b[WAVE_LANES + l];
-                    si[l] += a[0] * b[WAVE_LANES + l] + a[1] * b[l];
-                }
-            for (int l = 0; l < WAVE_LANES; l++) {
-                re[l] += sr[l];
-                im[l] += si[l];
-            }
+        if (tape && flow_keep(q, tape))
+            return q->p.ctx->status;
+        flow_step(q);
+        for (size_t l = 0; l < L; l++) {
+            q->time[l] += q->now[l];
+            q->steps[l] += q->now[l] > 0;
         }
-        for (int l = 0; l < WAVE_LANES; l++) {
-            sum[l] = (di_real)re[l];
-            sum[WAVE_LANES + l] = (di_real)im[l];
-        }
+        if (flow_check(q))
+            return q->p.ctx->status;
     }
-}
-
-static void waves_apply(const di_problem *p, const di_real *x, di_real *y)
-{
-    waves *q = p->self;
-    size_t T = (size_t)p->y[1], R = (size_t)p->y[2];
-    for (size_t t = 0; t < T; t++)
-        for (size_t i = 0; i < q->pixels; i++) {
-            size_t at = 2 * (t * q->pixels + i);
-            di_real f = (di_real)0.5 * x[i] + (di_real)0.5;
-            q->lit[at] = f * q->from[at];
-            q->lit[at + 1] = f * q->from[at + 1];
-        }
-    for (size_t b = 0; b < q->blocks; b++) {
-        waves_block(q, q->to + b * q->pixels * 2 * WAVE_LANES, q->seen);
-        for (size_t t = 0; t < T; t++)
-            for (size_t l = 0; l < WAVE_LANES && b * WAVE_LANES + l < R; l++)
-                for (size_t part = 0; part < 2; part++)
-                    y[(part * T + t) * R + b * WAVE_LANES + l] =
-                        q->seen[(2 * t + part) * WAVE_LANES + l];
-    }
-}
-
-static double sum_lanes(const di_real *a)
-{
-    double s[WAVE_LANES];
-    for (int l = 0; l < WAVE_LANES; l++)
-        s[l] = a[l];
-    for (int step = WAVE_LANES / 2; step; step /= 2)
-        for (int l = 0; l < step; l++)
-            s[l] += s[l + step];
-    return s[0];
-}
-
-/* gx_p = 1/2 sum_t Re(conj(from_tp) sum_r conj(to_rp) v_tr) */
-static void waves_vjp(const di_problem *p, const di_real *x, const di_real *v, di_real *gx)
-{
-    waves *q = p->self;
-    size_t T = (size_t)p->y[1], R = (size_t)p->y[2];
-    (void)x;
-    memset(q->seen, 0, q->blocks * T * 2 * WAVE_LANES * sizeof *q->seen);
-    for (size_t part = 0; part < 2; part++)
-        for (size_t t = 0; t < T; t++)
-            for (size_t r = 0; r < R; r++)
-                q->seen[(((r / WAVE_LANES) * T + t) * 2 + part) * WAVE_LANES + r % WAVE_LANES] =
-                    v[(part * T + t) * R + r];
-    for (size_t i = 0; i < q->pixels; i++) {
-        double sum = 0;
-        for (size_t t = 0; t < T; t++) {
-            di_real re[WAVE_LANES] = { 0 }, im[WAVE_LANES] = { 0 };
-            for (size_t b = 0; b < q->blocks; b++) {
-                const di_real *g = q->to + (b * q->pixels + i) * 2 * WAVE_LANES;
-                const di_real *a = q->seen + (b * T + t) * 2 * WAVE_LANES;
-                for (int l = 0; l < WAVE_LANES; l++) {
-                    re[l] += g[l] * a[l] + g[WAVE_LANES + l] * a[WAVE_LANES + l];
-                    im[l] += g[l] * a[WAVE_LANES + l] - g[WAVE_LANES + l] * a[l];
-                }
-            }
-            const di_real *s = q->from + 2 * (t * q->pixels + i);
-            sum += s[0] * sum_lanes(re) + s[1] * sum_lanes(im);
-        }
-        gx[i] = (di_real)(0.5 * sum);
-    }
-}
-
-/* Sensor number i of n on the circle: 0 to 359 degrees, both ends included. */
-static void waves_sensor(const di_scatter *s, int i, int n, double *x, double *y)
-{
-    double angle = n > 1 ? 359.0 * i / (n - 1) * 3.14159265358979323846 / 180 : 0;
-    *x = s->radius * di_cos(angle);
-    *y = s->radius * di_sin(angle);
-}
-
-/* The tables: pixel (r,c) of n lies at ((c - n/2) dx, (r - n/2) dx); g = i/4 (J + i Y). */
-static void waves_fill(waves *q, const di_scatter *s)
-{
-    int n = q->p.x[1];
-    double dx = s->side / n, k = 2 * 3.14159265358979323846 / (dx * s->wave), j, y, sx, sy;
-    for (int i = 0; i < s->transmitters + s->receivers; i++) {
-        int r = i - s->transmitters;
-        if (r < 0)
-            waves_sensor(s, i, s->transmitters, &sx, &sy);
-        else
-            waves_sensor(s, r, s->receivers, &sx, &sy);
-        for (size_t at = 0; at < q->pixels; at++) {
-            double ax = ((double)(at % n) - n / 2.0) * dx - sx;
-            double ay = ((double)(at / n) - n / 2.0) * dx - sy;
-            di_bessel0(k * sqrt(ax * ax + ay * ay), &j, &y);
-            if (r < 0) {
-                q->from[2 * (i * q->pixels + at)] = (di_real)(dx * dx * -0.25 * y);
-                q->from[2 * (i * q->pixels + at) + 1] = (di_real)(dx * dx * -0.25 * j);
-            } else {
-                di_real *to = q->to + (r / WAVE_LANES * q->pixels + at) * 2 * WAVE_LANES;
-                to[r % WAVE_LANES] = (di_real)(k * k * -0.25 * y);
-                to[WAVE_LANES + r % WAVE_LANES] = (di_real)(k * k * 0.25 * j);
-            }
-        }
-    }
-}
-
-/* x (1,n,n) in [-1,1], f = (x + 1)/2: an affine map, so not `linear`, but its VJP needs no x.
-   y (2,transmitters,receivers): real parts, imaginary parts. */
-di_status di_problem_scatter(di_ctx *ctx, int n, const di_scatter *s, di_problem **out)
-{
-    *out = NULL;
-    if (s->transmitters < 1 || s->receivers < 1 || s->transmitters > 65536
-        || s->receivers > 65536)
-        return di_fail(ctx, DI_EUSAGE, "scatter: %d transmitters, %d receivers: 1 to 65536 of "
-                       "each", s->transmitters, s->receivers);
-    if (!(s->side > 0 && s->side < 1e6 && s->wave > 0 && s->wave < 1e6)
-        || !(s->radius > 0.75 * s->side && s->radius < 1e3 * s->side))
-        return di_fail(ctx, DI_EUSAGE, "scatter: side=%g and wave=%g must be positive, and the "
-                       "radius=%g of the sensors more than 0.75 and less than 1000 sides: they "
-                       "stand around the object", s->side, s->wave, s->radius);
-    if (6.3 * n / (s->side * s->wave) * (s->radius + s->side) > 1e6)
-        return di_fail(ctx, DI_EUSAGE, "scatter: the wave travels more than 1e6 radians from "
-                       "sensor to pixel: give longer waves (wave=%g) or a smaller radius=%g",
-                       s->wave, s->radius);
-    waves *q = problem_new(ctx, sizeof *q, "scatter", 1, n, n);
-    if (!q)
-        return ctx->status;
-    q->p.linear = 0;
-    q->p.y[0] = 2;
-    q->p.y[1] = s->transmitters;
-    q->p.y[2] = s->receivers;
-    q->p.apply = waves_apply;
-    q->p.vjp = waves_vjp;
-    q->pixels = (size_t)n * n;
-    q->blocks = (size_t)(s->receivers + WAVE_LANES - 1) / WAVE_LANES;
-    size_t lit = 2 * q->pixels * s->transmitters;
-    q->from = di_new(ctx, lit, sizeof *q->from);
-    q->lit = di_new(ctx, lit, sizeof *q->lit);
-    q->to = di_new(ctx, 2 * q->pixels * q->blocks * WAVE_LANES, sizeof *q->to);
-    q->seen = di_new(ctx, 2 * q->blocks * WAVE_LANES * s->transmitters, sizeof *q->seen);
-    if (!q->from || !q->lit || !q->to || !q->seen) {
-        free_all(ctx, (void *[]){ q->from, q->lit, q->to, q->seen, q }, 5);
-        return ctx->status;
-    }
-    waves_fill(q, s);
-    *out = &q->p;
+    q->last = q->steps[L - 1];
     return DI_OK;
 }
 
-/* ==== 9. Nonlinear blur by a network =========================================================
-   y = clamp(2 net((x+1)/2; k) - 1, -1, 1), with one latent k for the problem: so DMPlug (once a
-   run) and DAPS (from a fixed seed) have it. DPS draws a new k at every call, also within one
-   step of its solver, which makes of A a random map; here A is one map. */
+/* ---- backwards ----
 
-typedef struct nblur {
-    di_problem p;
-    di_bkse *net;
-    di_real *latent;         /* (8 base, h/128, w/128) */
-} nblur;
+   dt is a constant. With l the adjoint of w+ and C = 1 - dt g/2, as d_x and d_y are antisymmetric
+   and P, G, S and C symmetric,
+     mu = S l;  nu = S (dt/2 N'(w~)^T mu);  l of w = C (mu + nu) + dt N'(w)^T (mu/2 + nu),
+     N'(w)^T l = P (a q + b v + (-d_y (a W) + d_x (b W))/G),  a = d_x l, b = d_y l. */
 
-static void nblur_apply(const di_problem *p, const di_real *x, di_real *y)
+/* The products of N'(w)^T l, into a, b, c. */
+static void flow_linear(flow *q, di_half w, di_half l)
 {
-    const nblur *q = p->self;
-    di_bkse_run(q->net, p->x[1], p->x[2], q->latent, x, y, NULL, NULL);
+    flow_velocity(q, w);
+    q->k->derive(&q->g, 0, 0, l, q->d, q->e);
+    flow_to_space(q, q->d, q->grid[3]);
+    flow_to_space(q, q->e, q->grid[4]);
+    q->k->products(q->n * q->n * q->lanes, q->grid[0], q->grid[1], q->grid[2], q->grid[3],
+                   q->grid[4]);
+    flow_from_space(q, q->grid[3], q->a);
+    flow_from_space(q, q->grid[4], q->b);
+    flow_from_space(q, q->grid[0], q->c);
 }
 
-/* gx = J^T (v where the clamp is open), by the network's own derivative */
-static void nblur_vjp(const di_problem *p, const di_real *x, const di_real *v, di_real *gx)
+/* l of the step's end to l of its beginning, w. */
+static void flow_step_vjp(flow *q, di_half w)
 {
-    const nblur *q = p->self;
-    di_bkse_run(q->net, p->x[1], p->x[2], q->latent, x, NULL, v, gx);
+    flow_copy(q, q->w, w);
+    for (size_t j = 0; j < q->g.row; j++)
+        q->dt_row[j] = (di_real)q->now[j % q->lanes];
+    flow_stage(q, 0, q->w, q->t);
+    di_half abc[3] = { q->a, q->b, q->c };
+    q->k->adjoint(&q->g, 0, abc, q->mu, q->nu, q->l);
+    flow_linear(q, q->t, q->mu);
+    di_half middle = q->t;
+    q->k->adjoint(&q->g, 1, abc, q->mu, q->nu, middle);
+    flow_linear(q, q->w, middle);
+    q->k->adjoint(&q->g, 2, abc, q->mu, q->nu, q->l);
 }
 
-di_status di_problem_nblur(di_ctx *ctx, di_bkse *net, int h, int w, const di_real *latent,
-                           di_problem **out)
+/* The state at the beginning of step s, which comes from the last to the first. */
+static di_half flow_recall(flow *q, flow_tape *t, size_t s)
 {
-    int k[3];
+    size_t base = s / t->stride * t->stride, end = base + t->stride;
+    if (t->stride == 1)
+        return t->slot[s];
+    if (s + 1 == end || s + 1 == t->count) {
+        flow_copy(q, q->w, t->slot[base / t->stride]);
+        for (size_t i = base; i <= s; i++) {
+            flow_copy(q, t->part[i - base], q->w);
+            memcpy(q->now, t->dt + i * q->lanes, q->lanes * sizeof *q->now);
+            if (i < s)
+                flow_step(q);
+        }
+    }
+    return t->part[s - base];
+}
+
+/* l through all steps, the last first. */
+static void flow_backward(flow *q, flow_tape *t)
+{
+    di_ctx *ctx = q->p.ctx;
+    t->part = di_new(ctx, t->stride, sizeof *t->part);
+    for (size_t i = 0; t->part && t->stride > 1 && i < t->stride; i++) {
+        di_real *at = di_new(ctx, 2 * flow_size(q), sizeof *at);
+        if (!at)
+            return;
+        t->part[i] = flow_half(&at, flow_size(q));
+    }
+    for (size_t s = t->count; t->part && s-- > 0; ) {
+        di_half w = flow_recall(q, t, s);
+        memcpy(q->now, t->dt + s * q->lanes, q->lanes * sizeof *q->now);
+        flow_step_vjp(q, w);
+    }
+}
+
+static void flow_tape_free(di_ctx *ctx, flow_tape *t)
+{
+    for (size_t i = 0; t->slot && i < t->slots; i++)
+        di_free(ctx, t->slot[i].re);
+    for (size_t i = 0; t->part && i < t->stride; i++)
+        di_free(ctx, t->part[i].re);
+    di_free(ctx, t->slot);
+    di_free(ctx, t->part);
+    di_free(ctx, t->dt);
+}
+
+/* ---- the problem ---- */
+
+/* y (lanes,n/sub,n/sub), or with v gx (lanes,n,n) */
+static void flow_run(flow *q, const di_real *x, di_real *y, const di_real *v, di_real *gx)
+{
+    size_t n = q->n, L = q->lanes, sub = (size_t)q->set.sub, m = n / sub;
+    flow_tape t = { 0 };
+    t.stride = 1;
+    t.slots = q->set.keep ? (size_t)q->set.keep : FLOW_KEEP;
+    if (v)
+        t.slot = di_new(q->p.ctx, t.slots, sizeof *t.slot);
+    if ((v && !t.slot) || flow_forward(q, x, v ? &t : NULL)) {
+        flow_tape_free(q->p.ctx, &t);
+        return;
+    }
+    di_real *to = q->grid[0];
+    if (!v) {
+        flow_to_space(q, q->w, to);
+        for (size_t i = 0; i < m * m * L; i++) /* + 0: waiting may have turned a zero's sign */
+            y[i] = to[(i / m % m * sub * n + i % m * sub) * L + i / (m * m)] + (di_real)0;
+        if (!di_finite(y, m * m * L))
+            di_fail(q->p.ctx, DI_ENUMERIC, "navier_stokes: NaN or infinity at time %g",
+                    q->set.time);
+        return;
+    }
+    memset(to, 0, n * n * L * sizeof *to);
+    for (size_t i = 0; i < m * m * L; i++)
+        to[(i / m % m * sub * n + i % m * sub) * L + i / (m * m)] = v[i];
+    flow_from_space(q, to, q->l);
+    flow_backward(q, &t);
+    flow_tape_free(q->p.ctx, &t);
+    flow_to_space(q, q->l, to);
+    for (size_t i = 0; i < n * n * L; i++)
+        gx[i] = (di_real)q->set.scale * to[i % (n * n) * L + i / (n * n)] + (di_real)0;
+}
+
+/* How many fields go side by side: 16, where there are so many and they fit into the cache; else
+   one, whose columns and rows then are the vectors' lanes. The bits are the same. */
+static size_t flow_width(size_t n, size_t count)
+{
+    return n < FLOW_WIDE && count >= 16 ? 16 : 1;
+}
+
+static void flow_many(flow *q, size_t count, const di_real *x, di_real *y, const di_real *v,
+                      di_real *gx)
+{
+    size_t in = q->n * q->n, out = in / (size_t)q->set.sub / (size_t)q->set.sub;
+    for (size_t i = 0; i < count && !q->p.ctx->status; i += q->lanes) {
+        size_t lanes = q->set.together ? count : flow_width(q->n, count - i);
+        if (flow_group(q, lanes))
+            return;
+        flow_run(q, x + i * in, y ? y + i * out : NULL, v ? v + i * out : NULL,
+                 gx ? gx + i * in : NULL);
+    }
+}
+
+static void flow_apply(const di_problem *p, const di_real *x, di_real *y)
+{
+    flow_many(p->self, 1, x, y, NULL, NULL);
+}
+
+static void flow_vjp(const di_problem *p, const di_real *x, const di_real *v, di_real *gx)
+{
+    flow_many(p->self, 1, x, NULL, v, gx);
+}
+
+static void flow_apply_many(const di_problem *p, size_t n, const di_real *x, di_real *y)
+{
+    flow_many(p->self, n, x, y, NULL, NULL);
+}
+
+static void flow_vjp_many(const di_problem *p, size_t n, const di_real *x, const di_real *v,
+                          di_real *gx)
+{
+    flow_many(p->self, n, x, NULL, v, gx);
+}
+
+size_t di_flow_steps(const di_problem *p) { return ((const flow *)p->self)->last; }
+
+static di_status flow_legal(di_ctx *ctx, int n, const di_flow *f)
+{
+    if (n < 8 || n % 2 || n > 4096)
+        return di_fail(ctx, DI_EUSAGE, "navier_stokes: a field of %dx%d; the side must be "
+                       "even, 8 to 4096", n, n);
+    if (!(f->re > 0 && f->re < 1e12))
+        return di_fail(ctx, DI_EUSAGE, "navier_stokes: re=%g must be positive", f->re);
+    if (!(f->time > 0 && f->time < 1e6))
+        return di_fail(ctx, DI_EUSAGE, "navier_stokes: time=%g must be positive", f->time);
+    if (!(f->dt >= 0 && f->dt < HUGE_VAL) || (f->dt > 0 && f->time / f->dt > FLOW_STEPS))
+        return di_fail(ctx, DI_EUSAGE, "navier_stokes: dt=%g must be positive and at most %d "
+                       "steps, or 0, which adapts it", f->dt, FLOW_STEPS);
+    if (!(f->forcing >= 0 && f->forcing < 1e6))
+        return di_fail(ctx, DI_EUSAGE, "navier_stokes: forcing=%g must be 0 or positive",
+                       f->forcing);
+    if (!(fabs(f->scale) > 0 && fabs(f->scale) < 1e6))
+        return di_fail(ctx, DI_EUSAGE, "navier_stokes: scale=%g must not be 0", f->scale);
+    if (f->sub < 1 || n % f->sub)
+        return di_fail(ctx, DI_EUSAGE, "navier_stokes: sub=%d does not divide the side, %d",
+                       f->sub, n);
+    if (f->keep < 0 || f->keep == 1)
+        return di_fail(ctx, DI_EUSAGE, "navier_stokes: keep=%d states; at least 2, or 0",
+                       f->keep);
+    return DI_OK;
+}
+
+di_status di_problem_navier_stokes(di_ctx *ctx, int n, const di_flow *f, di_problem **out)
+{
     *out = NULL;
-    if (!di_bkse_bytes(net, h, w, 1)) /* checks the size */
+    if (flow_legal(ctx, n, f))
         return ctx->status;
-    di_bkse_latent(net, h, w, k);
-    if (!di_finite(latent, size3(k)))
-        return di_fail(ctx, DI_EINPUT, "nblur: the latent holds NaN or Inf");
-    nblur *q = problem_new(ctx, sizeof *q, "nblur", 3, h, w);
+    flow *q = problem_new(ctx, sizeof *q, "navier_stokes", 1, n, n);
     if (!q)
         return ctx->status;
-    q->latent = di_new(ctx, size3(k), sizeof *latent);
-    if (!q->latent) {
-        di_free(ctx, q);
-        return DI_EMEMORY;
-    }
-    memcpy(q->latent, latent, size3(k) * sizeof *latent);
-    q->net = net;
     q->p.linear = 0;
-    q->p.apply = nblur_apply;
-    q->p.vjp = nblur_vjp;
-    *out = &q->p;
+    q->p.y[1] = q->p.y[2] = n / f->sub;
+    q->p.apply = flow_apply;
+    q->p.vjp = flow_vjp;
+    q->p.apply_many = flow_apply_many;
+    q->p.vjp_many = flow_vjp_many;
+    q->set = *f;
+    q->n = (size_t)n;
+    q->half = q->n / 2 + 1;
+    q->k = di_flow_ops(ctx);
+    q->fft = di_fft_new(ctx, n);
+    q->fixed = di_new(ctx, 2 * q->n, sizeof *q->fixed);
+    q->cut = di_new(ctx, 2 * q->n, sizeof *q->cut);
+    if (!q->fft || !q->fixed || !q->cut)
+        return ctx->status;
+    q->kept = q->cut + n;
+    for (int i = 0; i < n; i++) {
+        double k1 = 2 * i <= n ? i : i - n;
+        q->fixed[i] = (di_real)(2 * i == n ? 0 : k1);
+        q->fixed[n + i] = (di_real)(k1 * k1);
+        while (2 * q->cut[i] <= q->n
+               && 9 * (k1 * k1 + (double)(q->cut[i] * q->cut[i])) <= 2.0 * n * n)
+            q->cut[i]++;
+    }
+    if (!flow_group(q, 1))
+        *out = &q->p;
+    return ctx->status;
+}
+
+/* ==== 11. SVD A = U S V^T, for the kinds of problems that have one ======================== */
+
+typedef struct svd_kind {
+    void (*pinv)(const di_problem *p, const di_real *y, di_real *x); /* tells the kind */
+    di_status (*values)(const di_problem *p, di_real *s);
+    void (*spectral)(const di_problem *p, const di_real *in, di_real *out, int what);
+} svd_kind;
+static const svd_kind SVD_KIND[] = {
+    { mask_apply, mask_values, mask_spectral },
+    { sep_pinv, sep_values, sep_spectral },
+    { matrix_pinv, matrix_values, matrix_spectral },
+    { grey_pinv, grey_values, grey_spectral },
+    { mri_pinv, mri_values, mri_spectral },
+};
+
+static const svd_kind *svd_of(const di_problem *p)
+{
+    for (size_t i = 0; i < sizeof SVD_KIND / sizeof *SVD_KIND; i++)
+        if (p->pinv == SVD_KIND[i].pinv)
+            return &SVD_KIND[i];
+    di_fail(p->ctx, DI_EUSAGE, "problem %s has no SVD", p->name);
+    return NULL;
+}
+
+di_status di_svd_values(const di_problem *p, di_real *s)
+{
+    const svd_kind *k = svd_of(p);
+    return k ? k->values(p, s) : p->ctx->status;
+}
+
+di_status di_svd_vt(const di_problem *p, const di_real *x, di_real *xt)
+{
+    const svd_kind *k = svd_of(p);
+    if (k)
+        k->spectral(p, x, xt, TO_VT);
+    return p->ctx->status;
+}
+
+di_status di_svd_v(const di_problem *p, const di_real *xt, di_real *x)
+{
+    const svd_kind *k = svd_of(p);
+    if (k)
+        k->spectral(p, xt, x, FROM_V);
+    return p->ctx->status;
+}
+
+/* ==== 12. How good an answer is =========================================================== */
+
+double di_rms(const di_real *a, size_t n) { return n ? sqrt(di_dot(a, a, n) / (double)n) : 0; }
+
+/* ||y - A(x)|| / sqrt(m), or sqrt(L/m) of a loss L of the problem's own; work (C,H,W of y). */
+double di_residual(const di_problem *p, const di_real *x, const di_real *y, di_real *work)
+{
+    size_t m = size3(p->y);
+    if (p->misfit || p->loss)
+        return sqrt(di_misfit(p, x, y, NULL, work) / (double)m);
+    p->apply(p, x, work);
+    for (size_t i = 0; i < m; i++)
+        work[i] = y[i] - work[i];
+    return di_rms(work, m);
+}
+
+double di_misfit(const di_problem *p, const di_real *x, const di_real *y, di_real *half,
+                 di_real *work)
+{
+    size_t m = size3(p->y);
+    if (p->misfit)
+        return p->misfit(p, x, y, half);
+    p->apply(p, x, work);
+    if (p->loss) {
+        double loss = p->loss(p, work, y, work);
+        if (half)
+            p->vjp(p, x, work, half);
+        return loss;
+    }
+    for (size_t i = 0; i < m; i++)
+        work[i] -= y[i];
+    if (half)
+        p->vjp(p, x, work, half);
+    return di_dot(work, work, m);
+}
+
+double di_psnr(const di_real *a, const di_real *b, size_t n)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) {
+        double u = (a[i] + 1.0) / 2, v = (b[i] + 1.0) / 2;
+        u = u < 0 ? 0 : u > 1 ? 1 : u;
+        v = v < 0 ? 0 : v > 1 ? 1 : v;
+        sum += (u - v) * (u - v);
+    }
+    return -10 * di_log(sum / (double)n) / 2.30258509299404568402;
+}
+
+/* ==== 13. Analytic priors: what they share ==================================================
+   The linear schedule of 1000 steps, and what a vjp must know of its eval. */
+
+enum { ANALYTIC_STEPS = 1000 };
+
+/* 1 - abar, which these priors divide by, stays positive. */
+static double noisy_abar(const di_prior *p, double t)
+{
+    return di_prior_abar(p, t == -1 ? t + 1e-15 : t);
+}
+
+typedef struct kept {
+    size_t n, room;  /* images of the last eval, 0: there was none; and of the allocation */
+    double *t;       /* (n) */
+    di_real *x;      /* (n,d), only with keep_x */
+} kept;
+typedef struct analytic {
+    di_prior p;
+    size_t d;
+    int keep_x;
+    kept slot[DI_MAX_KEEP + 1];
+} analytic;
+
+/* A prior of `size` bytes whose first member is an analytic one; eval and vjp are missing. */
+static void *analytic_new(di_ctx *ctx, size_t size, const char *name, int c, int h, int w)
+{
+    if (c < 1 || h < 1 || w < 1 || c > 65536 || h > 65536 || w > 65536) {
+        di_fail(ctx, DI_EUSAGE, "%s: image shape %dx%dx%d is impossible", name, c, h, w);
+        return NULL;
+    }
+    analytic *a = di_new(ctx, 1, size);
+    double *beta = di_new(ctx, ANALYTIC_STEPS, sizeof *beta);
+    if (!a || !beta)
+        return NULL;
+    for (int i = 0; i < ANALYTIC_STEPS; i++)
+        beta[i] = 1e-4 + (2e-2 - 1e-4) * i / (ANALYTIC_STEPS - 1);
+    a->d = (size_t)c * h * w;
+    a->p.ctx = ctx;
+    a->p.c = c;
+    a->p.h = h;
+    a->p.w = w;
+    a->p.variance = DI_VAR_FIXED_SMALL;
+    a->p.steps = ANALYTIC_STEPS;
+    a->p.beta = beta;
+    a->p.self = a;
+    return a;
+}
+
+static size_t slot_bytes(const analytic *a, size_t n)
+{
+    return n * (sizeof(double) + (a->keep_x ? a->d * sizeof(di_real) : 0));
+}
+
+static size_t analytic_bytes(di_prior *p, size_t n, int keep)
+{
+    return keep > 0 ? (size_t)keep * slot_bytes(p->self, n) : 0;
+}
+
+/* Stores t (n) and x (n,d) for a vjp with this keep. */
+static di_status remember(analytic *a, int keep, size_t n, const double *t, const di_real *x)
+{
+    if (keep < 0 || keep > DI_MAX_KEEP)
+        return di_fail(a->p.ctx, DI_EUSAGE, "%d passes kept: at most %d", keep, DI_MAX_KEEP);
+    if (!keep)
+        return DI_OK;
+    kept *s = &a->slot[keep];
+    s->n = 0;
+    if (n > s->room) {
+        di_free(a->p.ctx, s->t);
+        s->room = 0;
+        s->t = di_new(a->p.ctx, 1, slot_bytes(a, n));
+        if (!s->t)
+            return DI_EMEMORY;
+        s->room = n;
+    }
+    s->n = n;
+    memcpy(s->t, t, n * sizeof *t);
+    s->x = (di_real *)(void *)(s->t + n);
+    if (a->keep_x)
+        memcpy(s->x, x, n * a->d * sizeof *x);
+    return DI_OK;
+}
+
+/* What remember stored, or NULL. */
+static const kept *recall(const analytic *a, int keep)
+{
+    if (keep >= 1 && keep <= DI_MAX_KEEP && a->slot[keep].n)
+        return &a->slot[keep];
+    di_fail(a->p.ctx, DI_EUSAGE, "a prior's vjp must follow an eval with its keep");
+    return NULL;
+}
+
+/* ==== 14. The Gaussian prior, exact =========================================================
+   x0 ~ N(m, C). E[eps | x_t] = sqrt(1-abar) (abar C + (1-abar) I)^-1 (x_t - sqrt(abar) m), a
+   symmetric linear map, so its own derivative. C = Q L Q^T, or diagonal. */
+
+typedef struct gauss {
+    analytic a;
+    int full;
+    di_real *mean;
+    double *lambda, *q, *work; /* (d), (d,d) rows are eigenvectors, (2d) */
+} gauss;
+
+/* out = sqrt(1-abar) (abar C + (1-abar) I)^-1 (in - sqrt(abar) mean), mean may be NULL: 0 */
+static void gauss_map(gauss *g, double abar, const di_real *in, const di_real *mean,
+                      di_real *out)
+{
+    size_t d = g->a.d;
+    double *a = g->work, *b = a + d, gain = sqrt(1 - abar);
+    for (size_t i = 0; i < d; i++)
+        a[i] = in[i] - (mean ? sqrt(abar) * mean[i] : 0);
+    for (size_t i = 0; i < d; i++)
+        b[i] = gain / (abar * g->lambda[i] + (1 - abar))
+               * (g->full ? dot(g->q + i * d, a, (int)d) : a[i]);
+    for (size_t i = 0; i < d; i++) {
+        double s = g->full ? 0 : b[i];
+        for (size_t k = 0; g->full && k < d; k++)
+            s += g->q[k * d + i] * b[k];
+        out[i] = (di_real)s;
+    }
+}
+
+static di_status gauss_eval(di_prior *p, size_t n, const double *t, const di_real *x,
+                            di_real *eps, di_real *v, int keep)
+{
+    gauss *g = p->self;
+    size_t d = g->a.d;
+    (void)v;
+    if (remember(&g->a, keep, n, t, x))
+        return p->ctx->status;
+    for (size_t i = 0; i < n; i++)
+        gauss_map(g, noisy_abar(p, t[i]), x + i * d, g->mean, eps + i * d);
+    return DI_OK;
+}
+
+static di_status gauss_vjp(di_prior *p, int keep, const di_real *geps, di_real *gx)
+{
+    gauss *g = p->self;
+    size_t d = g->a.d;
+    const kept *s = recall(&g->a, keep);
+    if (!s)
+        return DI_EUSAGE;
+    for (size_t i = 0; i < s->n; i++)
+        gauss_map(g, noisy_abar(p, s->t[i]), geps + i * d, NULL, gx + i * d);
+    return DI_OK;
+}
+
+/* cov (d,d) = q^T diag(lambda) q. For a covariance the singular vectors are eigenvectors: left
+   and right ones are equal where the value is not 0, and opposite where it is negative. */
+static di_status gauss_eigen(gauss *g, const di_real *cov)
+{
+    di_ctx *ctx = g->a.p.ctx;
+    size_t d = g->a.d;
+    double *u = di_new(ctx, d * d, sizeof *u);
+    g->q = di_new(ctx, d * d, sizeof *g->q);
+    if (!g->q || !u)
+        return DI_EMEMORY;
+    for (size_t i = 0; i < d * d; i++) {
+        g->q[i] = cov[i];
+        if (!(fabs(cov[i] - cov[i % d * d + i / d]) <= 1e-6 * (fabs(cov[i]) + 1)))
+            return di_fail(ctx, DI_EINPUT, "gauss: the covariance is not symmetric");
+    }
+    complete_basis(g->q, svd(g->q, u, g->lambda, (int)d, (int)d), (int)d);
+    for (size_t i = 0; i < d; i++)
+        if (g->lambda[i] > 1e-6 * g->lambda[0] && dot(u + i * d, g->q + i * d, (int)d) < 0.5)
+            return di_fail(ctx, DI_EINPUT, "gauss: the covariance has a negative eigenvalue");
+    di_free(ctx, u);
+    return DI_OK;
+}
+
+di_status di_prior_gauss(di_ctx *ctx, int c, int h, int w, const di_real *mean,
+                         const di_real *cov, int full, di_prior **out)
+{
+    *out = NULL;
+    gauss *g = analytic_new(ctx, sizeof *g, "gauss", c, h, w);
+    if (!g)
+        return ctx->status;
+    size_t d = g->a.d;
+    if (!di_finite(mean, d))
+        return di_fail(ctx, DI_EINPUT, "gauss: a mean is NaN or infinite");
+    if (full && !di_finite(cov, d * d))
+        return di_fail(ctx, DI_EINPUT, "gauss: the covariance holds NaN or Inf");
+    g->full = full;
+    g->mean = di_new(ctx, d, sizeof *g->mean);
+    g->lambda = di_new(ctx, d, sizeof(double));
+    g->work = di_new(ctx, 2 * d, sizeof(double));
+    if (!g->mean || !g->lambda || !g->work)
+        return DI_EMEMORY;
+    memcpy(g->mean, mean, d * sizeof *mean);
+    if (full && gauss_eigen(g, cov))
+        return ctx->status;
+    for (size_t i = 0; !full && i < d; i++) {
+        g->lambda[i] = cov[i];
+        if (!(cov[i] >= 0 && cov[i] < HUGE_VAL))
+            return di_fail(ctx, DI_EINPUT, "gauss: a variance is negative or NaN or infinite");
+    }
+    g->a.p.eval = gauss_eval;
+    g->a.p.vjp = gauss_vjp;
+    g->a.p.bytes = analytic_bytes;
+    *out = &g->a.p;
+    return DI_OK;
+}
+
+/* ==== 15. The Gaussian mixture, exact =======================================================
+   x0 ~ sum_k w_k N(m_k, diag(V_k)), so x_t ~ sum_k w_k N(sqrt(abar) m_k, diag(S_k)) with
+   S_k = abar V_k + (1-abar). The components have the scores g_k = -(x_t - sqrt(abar) m_k)/S_k
+   and the responsibilities p_k ~ w_k N(x_t; sqrt(abar) m_k, diag(S_k)), sum 1. The score of the
+   mixture is gbar = sum_k p_k g_k, and
+       eps = -sqrt(1-abar) gbar
+       J   = -sqrt(1-abar) (sum_k p_k (-diag(1/S_k) + g_k g_k^T) - gbar gbar^T)
+           = sqrt(1-abar) sum_k p_k (diag(1/S_k) - (g_k - gbar)(g_k - gbar)^T), symmetric.
+   The last form has no large terms that cancel where one component has all of the weight. */
+
+typedef struct mixture {
+    analytic a;
+    int k, each;         /* each: a variance for every element, else one for a component */
+    double *log_w;       /* (k); a common factor of the weights cancels in p */
+    di_real *mean, *var; /* (k,d); (k,d) or (k) */
+    double abar, root;   /* where mixture_at stands: abar, sqrt(abar) */
+    double *p, *gbar;    /* (k), (d): at that place */
+    double *sum;         /* (d) */
+} mixture;
+
+/* S_k and g_k of element i */
+static double mixture_spread(const mixture *q, int k, size_t i)
+{
+    return q->abar * q->var[q->each ? (size_t)k * q->a.d + i : (size_t)k] + (1 - q->abar);
+}
+
+static double mixture_score(const mixture *q, int k, size_t i, double x)
+{
+    return (q->root * q->mean[(size_t)k * q->a.d + i] - x) / mixture_spread(q, k, i);
+}
+
+/* p and gbar at x (d). The largest exponent is taken out, so that nothing overflows and one p
+   at least is not 0. */
+static void mixture_at(mixture *q, double abar, const di_real *x)
+{
+    size_t d = q->a.d;
+    double top = -HUGE_VAL, sum = 0, log_s = 0;
+    q->abar = abar;
+    q->root = sqrt(abar);
+    for (int k = 0; k < q->k; k++) {
+        double far = 0; /* sum_i log S + S g^2 */
+        for (size_t i = 0; i < d; i++) {
+            double s = mixture_spread(q, k, i), g = mixture_score(q, k, i, x[i]);
+            if (q->each || i == 0)
+                log_s = di_log(s);
+            far += log_s + s * g * g;
+        }
+        q->p[k] = q->log_w[k] - 0.5 * far;
+        top = q->p[k] > top ? q->p[k] : top;
+    }
+    for (int k = 0; k < q->k; k++) {
+        q->p[k] = di_exp(q->p[k] - top);
+        sum += q->p[k];
+    }
+    memset(q->gbar, 0, d * sizeof *q->gbar);
+    for (int k = 0; k < q->k; k++) {
+        q->p[k] /= sum;
+        for (size_t i = 0; i < d; i++)
+            q->gbar[i] += q->p[k] * mixture_score(q, k, i, x[i]);
+    }
+}
+
+static di_status mixture_eval(di_prior *p, size_t n, const double *t, const di_real *x,
+                              di_real *eps, di_real *v, int keep)
+{
+    mixture *q = p->self;
+    size_t d = q->a.d;
+    (void)v;
+    if (remember(&q->a, keep, n, t, x))
+        return p->ctx->status;
+    for (size_t j = 0; j < n; j++) {
+        mixture_at(q, noisy_abar(p, t[j]), x + j * d);
+        for (size_t i = 0; i < d; i++)
+            eps[j * d + i] = (di_real)(-sqrt(1 - q->abar) * q->gbar[i]);
+    }
+    return DI_OK;
+}
+
+/* gx = J geps, J as above */
+static di_status mixture_vjp(di_prior *p, int keep, const di_real *geps, di_real *gx)
+{
+    mixture *q = p->self;
+    size_t d = q->a.d;
+    const kept *s = recall(&q->a, keep);
+    if (!s)
+        return DI_EUSAGE;
+    for (size_t j = 0; j < s->n; j++) {
+        const di_real *x = s->x + j * d, *v = geps + j * d;
+        mixture_at(q, noisy_abar(p, s->t[j]), x);
+        memset(q->sum, 0, d * sizeof *q->sum);
+        for (int k = 0; k < q->k; k++) {
+            double along = 0; /* (g_k - gbar)^T v */
+            for (size_t i = 0; i < d; i++)
+                along += (mixture_score(q, k, i, x[i]) - q->gbar[i]) * v[i];
+            for (size_t i = 0; i < d; i++)
+                q->sum[i] += q->p[k] * (v[i] / mixture_spread(q, k, i)
+                                        - along * (mixture_score(q, k, i, x[i]) - q->gbar[i]));
+        }
+        for (size_t i = 0; i < d; i++)
+            gx[j * d + i] = (di_real)(sqrt(1 - q->abar) * q->sum[i]);
+    }
+    return DI_OK;
+}
+
+/* Copies and checks the numbers: weight (k), mean (k,d), var (k,d) or (k). */
+static di_status mixture_fill(mixture *q, const di_real *weight, const di_real *mean,
+                              const di_real *var)
+{
+    di_ctx *ctx = q->a.p.ctx;
+    size_t d = q->a.d, vars = q->each ? d : 1;
+    for (int k = 0; k < q->k; k++) {
+        if (!(weight[k] > 0 && weight[k] < HUGE_VAL))
+            return di_fail(ctx, DI_EINPUT, "mixture: component %d has the weight %g; a weight "
+                           "is positive and finite", k, (double)weight[k]);
+        if (!di_finite(mean + k * d, d))
+            return di_fail(ctx, DI_EINPUT, "mixture: the mean of component %d holds NaN or Inf",
+                           k);
+        for (size_t i = 0; i < vars; i++)
+            if (!(var[k * vars + i] >= 0 && var[k * vars + i] < HUGE_VAL))
+                return di_fail(ctx, DI_EINPUT, "mixture: component %d has the variance %g; a "
+                               "variance is 0 or positive, and finite", k,
+                               (double)var[k * vars + i]);
+        q->log_w[k] = di_log(weight[k]);
+    }
+    memcpy(q->mean, mean, q->k * d * sizeof *mean);
+    memcpy(q->var, var, q->k * vars * sizeof *var);
+    return DI_OK;
+}
+
+di_status di_prior_mixture(di_ctx *ctx, int c, int h, int w, int k, const di_real *weight,
+                           const di_real *mean, const di_real *var, int each, di_prior **out)
+{
+    *out = NULL;
+    if (k < 1)
+        return di_fail(ctx, DI_EINPUT, "mixture: %d components; at least 1", k);
+    mixture *q = analytic_new(ctx, sizeof *q, "mixture", c, h, w);
+    if (!q)
+        return ctx->status;
+    size_t d = q->a.d;
+    q->k = k;
+    q->each = each;
+    q->a.keep_x = 1;
+    q->log_w = di_new(ctx, (size_t)k, sizeof(double));
+    q->mean = di_new(ctx, (size_t)k * d, sizeof(di_real));
+    q->var = di_new(ctx, (size_t)k * (each ? d : 1), sizeof(di_real));
+    q->p = di_new(ctx, (size_t)k, sizeof(double));
+    q->gbar = di_new(ctx, d, sizeof(double));
+    q->sum = di_new(ctx, d, sizeof(double));
+    if (!q->log_w || !q->mean || !q->var || !q->p || !q->gbar || !q->sum)
+        return DI_EMEMORY;
+    if (mixture_fill(q, weight, mean, var))
+        return ctx->status;
+    q->a.p.eval = mixture_eval;
+    q->a.p.vjp = mixture_vjp;
+    q->a.p.bytes = analytic_bytes;
+    *out = &q->a.p;
     return DI_OK;
 }

@@ -286,6 +286,22 @@ di_status di_problem_scatter(di_ctx *ctx, int n, const di_scatter *s, di_problem
    caller's, opened in the same context. */
 di_status di_problem_nblur(di_ctx *ctx, di_bkse *net, int h, int w, const di_real *latent,
                            di_problem **p);
+/* The vorticity of a fluid on the periodic square [0,2pi)^2 at a later time. x (1,n,n) times
+   `scale` is the field at 0, first index x, second y, n even and at least 8; y (1,n/sub,n/sub) is
+   every sub-th point of the field at `time`. See diffinv.c, chapter 10. */
+typedef struct di_flow {
+    double re;       /* Reynolds number */
+    double time, dt; /* dt 0: found at every step from the velocity */
+    double forcing;  /* f = -forcing cos(4 y) */
+    double scale;    /* of the image's unit: 10 */
+    int sub;
+    int together;    /* the adaptive dt of a batch is that of its fastest field (InverseBench);
+                        0: each field has its own, and the bits that it has alone */
+    int keep;        /* states of (n,n+2) numbers that a derivative keeps of its steps, at least
+                        2; what is between them runs again; 0: 1024 */
+} di_flow;
+di_status di_problem_navier_stokes(di_ctx *ctx, int n, const di_flow *flow, di_problem **p);
+size_t di_flow_steps(const di_problem *p); /* of the last field that ran */
 /* Linear problems with an SVD A = U S V^T. Singular values in the order of the coordinates of
    V^T x (count C*H*W; 0 where A^+ drops a direction), and the two orthogonal maps. */
 di_status di_svd_values(const di_problem *p, di_real *s);
@@ -530,7 +546,8 @@ typedef struct di_fft di_fft;
 di_fft *di_fft_new(di_ctx *ctx, int n); /* NULL after a failure */
 void di_fft_free(di_fft *f);
 size_t di_fft_work(const di_fft *f);
-/* `count` signals in place; value k of signal l is re[k step + l next], im[the same]. */
+/* `count` signals in place; value k of signal l is re[k step + l next], im[the same]; one of
+   the two steps is 1. */
 void di_fft_run(const di_fft *f, int sign, size_t count, di_real scale, di_real *re,
                 di_real *im, size_t step, size_t next, di_real *work);
 /* (h,w,lanes) in place, `lanes` images side by side, h and w those of fh and fw. */
@@ -542,6 +559,34 @@ void di_fft2_real(const di_fft *fh, const di_fft *fw, size_t lanes, const di_rea
                   di_real *re, di_real *im, di_real *work);
 void di_fft2_real_back(const di_fft *fh, const di_fft *fw, size_t lanes, di_real scale,
                        di_real *re, di_real *im, di_real *x, di_real *work);
+
+/* ---- Passes of the vorticity solver ------------------------------------------------------
+   Made for each instruction set in ops.c 3.8, which says what they do; called in diffinv.c. */
+
+typedef struct di_half { /* half spectra (n,n/2+1,lanes) of `lanes` fields side by side */
+    di_real *re, *im;
+} di_half;
+typedef struct di_flow_grid {
+    size_t n, row;           /* row: (n/2+1) lanes */
+    const di_real *k1, *g1;  /* (n) wavenumber of d/dx, 0 at n/2; its square, not so */
+    const di_real *k2, *g2;  /* (row) the same of d/dy */
+    const size_t *kept;      /* (n) how many numbers of a row P keeps, the first ones */
+    const di_real *dt;       /* (row) step of each lane; 0: it stands still */
+    const di_real *force;    /* (row) the forcing's row 0, real; its others are 0 */
+    di_real nu;              /* 1/Re */
+} di_flow_grid;
+typedef struct di_flow_kernels {
+    void (*derive)(const di_flow_grid *g, int inverse, int mask, di_half f, di_half dx,
+                   di_half dy);
+    void (*products)(size_t size, di_real *q, di_real *p, const di_real *W, di_real *a,
+                     di_real *b);
+    void (*speed)(size_t rows, size_t row, const di_real *q, const di_real *p, di_real *top);
+    void (*update)(const di_flow_grid *g, int second, di_half w, di_half a, di_half b,
+                   di_half n1, di_half to);
+    void (*adjoint)(const di_flow_grid *g, int stage, const di_half abc[3], di_half mu,
+                    di_half nu, di_half l);
+} di_flow_kernels;
+const di_flow_kernels *di_flow_ops(const di_ctx *ctx);
 
 di_status di_conv_init(di_ctx *ctx, di_conv *w, const di_real *weight, const di_real *bias);
 size_t di_conv_bytes(int oc, int ic, int k);

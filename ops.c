@@ -62,9 +62,11 @@ typedef di_int ivec __attribute__((vector_size(VECTOR_BYTES), aligned(REAL_BYTES
 #ifdef __clang__
 #define UNROLL _Pragma("clang loop unroll(full)")
 #define UNROLL_SOME _Pragma("clang loop unroll_count(2)")
+#define APART _Pragma("clang loop vectorize(assume_safety)")
 #else
 #define UNROLL _Pragma("GCC unroll 16")
 #define UNROLL_SOME _Pragma("GCC unroll 2")
+#define APART _Pragma("GCC ivdep") /* the iterations of the loop are independent */
 #endif
 INLINE ivec bits(vec a) { return (ivec)a; }
 INLINE vec from_bits(ivec a) { return (vec)a; }
@@ -79,6 +81,26 @@ INLINE vec vmin(vec a, vec b)
     return (vec)((m & (ivec)b) | (~m & (ivec)a));
 }
 INLINE vec set1(di_real a) { return a - (vec){0}; }
+#if LANES == 2
+#define LOW 0, 2
+#define HIGH 1, 3
+#elif LANES == 4
+#define LOW 0, 4, 1, 5
+#define HIGH 2, 6, 3, 7
+#elif LANES == 8
+#define LOW 0, 8, 1, 9, 2, 10, 3, 11
+#define HIGH 4, 12, 5, 13, 6, 14, 7, 15
+#else
+#define LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#endif
+#ifdef __clang__
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (ivec){ __VA_ARGS__ })
+#endif
+INLINE vec interleave_low(vec a, vec b) { return SHUFFLE(a, b, LOW); } /* a0 b0 a1 b1 .. */
+INLINE vec interleave_high(vec a, vec b) { return SHUFFLE(a, b, HIGH); }
 #else
 #define VECTOR_BYTES REAL_BYTES
 #define LANES 1
@@ -87,6 +109,7 @@ typedef di_int ivec;
 #define INLINE static inline
 #define UNROLL
 #define UNROLL_SOME
+#define APART
 INLINE ivec bits(vec a)
 {
     union { vec f; ivec i; } u;
@@ -102,6 +125,8 @@ INLINE vec from_bits(ivec a)
 INLINE vec vmax(vec a, vec b) { return a < b ? b : a; }
 INLINE vec vmin(vec a, vec b) { return a > b ? b : a; }
 INLINE vec set1(di_real a) { return a; }
+INLINE vec interleave_low(vec a, vec b) { return (void)b, a; }
+INLINE vec interleave_high(vec a, vec b) { return (void)a, b; }
 #endif
 
 #define VPB (16 / LANES) /* vectors in a block of 16 channels */
@@ -956,136 +981,373 @@ static void pool(di_real *const *y, di_real *const *x, di_real a, int blocks, in
         }
 }
 
-/* One pass of Stockham's FFT, decimation in frequency, on runs of independent signals: with
-   n = radix m values left, w = exp(-2 pi i / n) and `run` numbers beside each other,
-     y[radix p + k][q] = w^(p k) sum_j x[p + m j][q] exp(-2 pi i j k / radix),  p < m.
-   Real and imaginary parts lie apart. twiddle: re, im of w^(p k), k = 1..radix-1, for each p. */
+/* ---- 3.7 The Fourier transform ----
+
+   Stockham's autosorting FFT, decimation in frequency, of up to 16 signals side by side: lanes
+   are whole vectors and a vector's lanes different signals. Real and imaginary parts lie apart.
+   One pass, with n = radix m values left, w = exp(-2 pi i / n) and `run` numbers beside each
+   other, is
+     y[radix p + k][q] = w^(p k) sum_j x[p + m j][q] exp(-2 pi i j k / radix),  p < m. */
+
+enum { FFT_LANES = 16, FFT_PASSES = 32 };
 typedef struct fft_pass {
     int radix, m;
-    const di_real *twiddle, *root;  /* root: re, im of exp(-2 pi i k / radix), any radix */
-} fft_pass;
+    const di_real *twiddle, *root;  /* re, im of w^(p k), k = 1..radix-1, for each p; of */
+} fft_pass;                         /*   exp(-2 pi i k / radix) */
+typedef struct fft_plan {
+    int n, passes;
+    fft_pass pass[FFT_PASSES];
+} fft_plan;
 
-#define FFT_VALUE(j) const di_real r##j = xr[(j) * jump + q], i##j = xi[(j) * jump + q]
-#define FFT_STORE(k, a, b) \
-    do { \
-        di_real u_ = (a), v_ = (b); \
-        yr[(k) * run + q] = u_ * w[2 * (k) - 2] - v_ * w[2 * (k) - 1]; \
-        yi[(k) * run + q] = u_ * w[2 * (k) - 1] + v_ * w[2 * (k) - 2]; \
-    } while (0)
+typedef struct fft_row {            /* the butterflies of one p */
+    const di_real *xr, *xi;
+    di_real *yr, *yi;
+    size_t jump, hop, run;          /* from j to j + 1 in x, from k to k + 1 in y */
+    const di_real *w;               /* NULL: p = 0, scaled instead */
+    di_real scale;
+} fft_row;
 
-INLINE void fft_row2(const di_real *restrict xr, const di_real *restrict xi, size_t jump,
-                     di_real *restrict yr, di_real *restrict yi, size_t run, const di_real *w)
+INLINE void fft_store(const fft_row *a, const int twiddled, size_t q, const int k, vec u, vec v)
 {
-    for (size_t q = 0; q < run; q++) {
-        FFT_VALUE(0);
-        FFT_VALUE(1);
-        yr[q] = r0 + r1;
-        yi[q] = i0 + i1;
-        FFT_STORE(1, r0 - r1, i0 - i1);
+    di_real *re = a->yr + k * a->hop + q, *im = a->yi + k * a->hop + q;
+    if (twiddled && k > 0) {
+        const di_real c = a->w[2 * k - 2], s = a->w[2 * k - 1];
+        store(re, u * c - v * s);
+        store(im, u * s + v * c);
+    } else {
+        store(re, u * (twiddled ? 1 : a->scale));
+        store(im, v * (twiddled ? 1 : a->scale));
     }
 }
 
-INLINE void fft_row3(const di_real *restrict xr, const di_real *restrict xi, size_t jump,
-                     di_real *restrict yr, di_real *restrict yi, size_t run, const di_real *w)
+/* u + v and (u - v) exp(-2 pi i j / 2 half) of the values half apart. */
+INLINE void fft_halve(vec *r, vec *i, const int radix, const int half)
 {
-    const di_real sin3 = (di_real)0.86602540378443864676;
-    for (size_t q = 0; q < run; q++) {
-        FFT_VALUE(0);
-        FFT_VALUE(1);
-        FFT_VALUE(2);
-        di_real sr = r1 + r2, si = i1 + i2, dr = sin3 * (r1 - r2), di = sin3 * (i1 - i2);
-        di_real ar = r0 - (di_real)0.5 * sr, ai = i0 - (di_real)0.5 * si;
-        yr[q] = r0 + sr;
-        yi[q] = i0 + si;
-        FFT_STORE(1, ar + di, ai - dr);
-        FFT_STORE(2, ar - di, ai + dr);
+    const di_real eighth = (di_real)0.70710678118654752440;
+    UNROLL
+    for (int k = 0; k < radix / 2; k++) {
+        const int u = k / half * 2 * half + k % half, v = u + half, turn = k % half * 4 / half;
+        vec dr = r[u] - r[v], di = i[u] - i[v];
+        r[u] = r[u] + r[v];
+        i[u] = i[u] + i[v];
+        if (turn % 2) {
+            vec t = eighth * (dr + di);
+            di = eighth * (di - dr);
+            dr = t;
+        }
+        r[v] = dr;
+        i[v] = di;
+        if (turn >= 2) {
+            r[v] = di;
+            i[v] = -dr;
+        }
     }
 }
 
-INLINE void fft_row4(const di_real *restrict xr, const di_real *restrict xi, size_t jump,
-                     di_real *restrict yr, di_real *restrict yi, size_t run, const di_real *w)
+/* Radix 2, 4 and 8: halvings, which leave value k at its bits reversed. */
+INLINE void fft_row_binary(const fft_row *a, const int radix, const int twiddled)
 {
-    for (size_t q = 0; q < run; q++) {
-        FFT_VALUE(0);
-        FFT_VALUE(1);
-        FFT_VALUE(2);
-        FFT_VALUE(3);
-        di_real ar = r0 + r2, ai = i0 + i2, br = r0 - r2, bi = i0 - i2;
-        di_real cr = r1 + r3, ci = i1 + i3, dr = r1 - r3, di = i1 - i3;
-        yr[q] = ar + cr;
-        yi[q] = ai + ci;
-        FFT_STORE(1, br + di, bi - dr);
-        FFT_STORE(2, ar - cr, ai - ci);
-        FFT_STORE(3, br - di, bi + dr);
+    for (size_t q = 0; q < a->run; q += LANES) {
+        vec r[8], i[8];
+        UNROLL
+        for (int j = 0; j < radix; j++) {
+            r[j] = load(a->xr + j * a->jump + q);
+            i[j] = load(a->xi + j * a->jump + q);
+        }
+        if (radix == 8)
+            fft_halve(r, i, radix, 4);
+        if (radix >= 4)
+            fft_halve(r, i, radix, 2);
+        fft_halve(r, i, radix, 1);
+        UNROLL
+        for (int k = 0; k < radix; k++) {
+            const int at = radix == 8 ? k % 2 * 4 + k / 2 % 2 * 2 + k / 4
+                                      : radix == 4 ? k % 2 * 2 + k / 2 : k;
+            fft_store(a, twiddled, q, k, r[at], i[at]);
+        }
     }
 }
 
-INLINE void fft_row5(const di_real *restrict xr, const di_real *restrict xi, size_t jump,
-                     di_real *restrict yr, di_real *restrict yi, size_t run, const di_real *w)
+/* An odd radix: y_k, y_-k = x_0 + sum_j c_jk (x_j + x_-j) -+ i s_jk (x_j - x_-j), 2 j < radix. */
+INLINE void fft_row_odd(const fft_row *a, const int radix, const int twiddled,
+                        const di_real *root)
 {
-    const di_real c1 = (di_real)0.30901699437494742410, c2 = (di_real)-0.80901699437494742410;
-    const di_real s1 = (di_real)0.95105651629515357212, s2 = (di_real)0.58778525229247312917;
-    for (size_t q = 0; q < run; q++) {
-        FFT_VALUE(0);
-        FFT_VALUE(1);
-        FFT_VALUE(2);
-        FFT_VALUE(3);
-        FFT_VALUE(4);
-        di_real ar = r1 + r4, ai = i1 + i4, br = r2 + r3, bi = i2 + i3;
-        di_real cr = r1 - r4, ci = i1 - i4, dr = r2 - r3, di = i2 - i3;
-        di_real er = r0 + c1 * ar + c2 * br, ei = i0 + c1 * ai + c2 * bi;
-        di_real fr = r0 + c2 * ar + c1 * br, fi = i0 + c2 * ai + c1 * bi;
-        di_real gr = s1 * cr + s2 * dr, gi = s1 * ci + s2 * di;
-        di_real hr = s2 * cr - s1 * dr, hi = s2 * ci - s1 * di;
-        yr[q] = r0 + ar + br;
-        yi[q] = i0 + ai + bi;
-        FFT_STORE(1, er + gi, ei - gr);
-        FFT_STORE(2, fr + hi, fi - hr);
-        FFT_STORE(3, fr - hi, fi + hr);
-        FFT_STORE(4, er - gi, ei + gr);
-    }
-}
-
-/* Any other radix: the sum as it stands. */
-static void fft_row(const di_real *xr, const di_real *xi, size_t jump, di_real *yr,
-                    di_real *yi, size_t run, const di_real *w, const di_real *root, int radix)
-{
-    for (int k = 0; k < radix; k++)
-        for (size_t q = 0; q < run; q++) {
-            di_real sr = 0, si = 0;
-            for (int j = 0, a = 0; j < radix; j++, a = (a + k) % radix) {
-                FFT_VALUE(j);
-                sr += root[2 * a] * rj - root[2 * a + 1] * ij;
-                si += root[2 * a] * ij + root[2 * a + 1] * rj;
+    for (size_t q = 0; q < a->run; q += LANES) {
+        const di_real *xr = a->xr + q, *xi = a->xi + q;
+        for (int k = 0; k <= radix / 2; k++) {
+            vec er = load(xr), ei = load(xi), gr = set1(0), gi = set1(0);
+            for (int j = 1, t = k; j <= radix / 2; j++, t = (t + k) % radix) {
+                size_t u = j * a->jump, v = (radix - j) * a->jump;
+                er += root[2 * t] * (load(xr + u) + load(xr + v));
+                ei += root[2 * t] * (load(xi + u) + load(xi + v));
+                gr += root[2 * t + 1] * (load(xr + u) - load(xr + v));
+                gi += root[2 * t + 1] * (load(xi + u) - load(xi + v));
             }
-            di_real u = k ? w[2 * k - 2] : 1, v = k ? w[2 * k - 1] : 0;
-            yr[k * run + q] = u * sr - v * si;
-            yi[k * run + q] = u * si + v * sr;
+            fft_store(a, twiddled, q, k, er - gi, ei + gr);
+            if (k > 0)
+                fft_store(a, twiddled, q, radix - k, er + gi, ei - gr);
+        }
+    }
+}
+
+INLINE void fft_butterfly(const fft_row *a, const int twiddled, const fft_pass *pass)
+{
+    switch (pass->radix) { /* each a constant in its loops */
+    case 2: fft_row_binary(a, 2, twiddled); break;
+    case 4: fft_row_binary(a, 4, twiddled); break;
+    case 8: fft_row_binary(a, 8, twiddled); break;
+    case 3: fft_row_odd(a, 3, twiddled, pass->root); break;
+    default: fft_row_odd(a, pass->radix, twiddled, pass->root);
+    }
+}
+
+/* Value k of lane l: x[k xs + l] to y[k ys + l], times scale; y may be x. work: two pairs of n
+   lanes, of which the second may be x; y NULL: the result stays in the pair that is returned. */
+static di_real *fft_run(const fft_plan *f, const di_real *xr, const di_real *xi, size_t xs,
+                        di_real *yr, di_real *yi, size_t ys, size_t lanes, di_real scale,
+                        di_real *work)
+{
+    size_t size = (size_t)f->n * lanes, run = lanes;
+    di_real *to = work, *from = work + 2 * size;
+    if (f->passes == 1 && xr == yr) {
+        for (int k = 0; k < f->n; k++) {
+            memcpy(from + k * lanes, xr + k * xs, lanes * sizeof *xr);
+            memcpy(from + size + k * lanes, xi + k * xs, lanes * sizeof *xi);
+        }
+        xr = from, xi = from + size, xs = lanes;
+    }
+    for (size_t l = 0; f->passes == 0 && l < lanes; l++)
+        (yr ? yr : to)[l] = scale * xr[l], (yr ? yi : to + size)[l] = scale * xi[l];
+    for (int i = 0; i < f->passes; i++) {
+        const fft_pass *pass = &f->pass[i];
+        size_t step = i ? run : xs, spread = run / lanes;
+        int last = pass->m == 1, apart = last && yr && ys != lanes;
+        fft_row a = { xr, xi, last && yr ? yr : to, last && yr ? yi : to + size,
+                      pass->m * step, apart ? spread * ys : run, apart ? lanes : run, NULL,
+                      last ? scale : 1 };
+        fft_butterfly(&a, 0, pass);
+        for (size_t r = 1; apart && r < spread; r++) {
+            a.xr += lanes, a.xi += lanes, a.yr += ys, a.yi += ys;
+            fft_butterfly(&a, 0, pass);
+        }
+        a.w = pass->twiddle;
+        for (int p = 1; p < pass->m; p++) {
+            a.xr += step, a.xi += step;
+            a.yr += pass->radix * run, a.yi += pass->radix * run;
+            a.w += 2 * (pass->radix - 1);
+            fft_butterfly(&a, 1, pass);
+        }
+        xr = to, xi = to + size;
+        to = from, from = (di_real *)xr;
+        run *= pass->radix;
+    }
+    return f->passes ? from : to;
+}
+
+/* Two real signals a, b are one complex z = a + i b; of its transform Z, with k' = -k mod n,
+     A_k = (Z_k + conj Z_k') / 2,  B_k = (Z_k - conj Z_k') / 2i,  k <= n/2.
+   Z lies in n lanes; A and B have a step. B may be Z; NULL: it is not wanted. */
+static void fft_split(size_t n, size_t lanes, const di_real *zr, const di_real *zi, di_real *ar,
+                      di_real *ai, di_real *br, di_real *bi, size_t step)
+{
+    for (size_t k = 0; k <= n / 2; k++) {
+        size_t u = k * lanes, v = (k ? n - k : 0) * lanes, at = k * step;
+        for (size_t l = 0; l < lanes; l += LANES, u += LANES, v += LANES, at += LANES) {
+            vec pr = load(zr + u), pi = load(zi + u), qr = load(zr + v), qi = load(zi + v);
+            store(ar + at, (di_real)0.5 * (pr + qr));
+            store(ai + at, (di_real)0.5 * (pi - qi));
+            if (br) {
+                store(br + at, (di_real)0.5 * (pi + qi));
+                store(bi + at, (di_real)0.5 * (qr - pr));
+            }
+        }
+    }
+}
+
+/* The inverse: z = A + i B from the halves A and B, whose values at 0 and n/2 are real: their
+   imaginary parts are not read. A may be Z; B NULL: zeros. */
+static void fft_join(size_t n, size_t lanes, di_real *zr, di_real *zi, const di_real *ar,
+                     const di_real *ai, const di_real *br, const di_real *bi, size_t step)
+{
+    for (size_t k = 0; k <= n / 2; k++) {
+        size_t u = k * lanes, v = (k ? n - k : 0) * lanes, at = k * step;
+        int real = k == 0 || 2 * k == n;
+        for (size_t l = 0; l < lanes; l += LANES, u += LANES, v += LANES, at += LANES) {
+            vec pr = load(ar + at), pi = set1(0), qr = set1(0), qi = set1(0);
+            if (!real)
+                pi = load(ai + at);
+            if (br)
+                qr = load(br + at);
+            if (br && !real)
+                qi = load(bi + at);
+            store(zr + v, pr + qi);
+            store(zi + v, qr - pi);
+            store(zr + u, pr - qi);
+            store(zi + u, qr + pi);
+        }
+    }
+}
+
+/* to[c][r] = from[r][c]; a tile of vectors by rounds of interleaving its upper half with its
+   lower half, each of which turns the bits of an element's address by one. */
+static void turn(di_real *to, size_t to_step, const di_real *from, size_t from_step,
+                      size_t rows, size_t cols)
+{
+    size_t r = 0;
+    for (; r + LANES <= rows && LANES > 1; r += LANES) {
+        size_t c = 0;
+        for (; c + LANES <= cols; c += LANES) {
+            vec a[LANES], b[LANES];
+            UNROLL
+            for (int i = 0; i < LANES; i++)
+                a[i] = load(from + (r + i) * from_step + c);
+            UNROLL
+            for (int round = 1; round < LANES; round *= 2) {
+                UNROLL
+                for (int i = 0; i < LANES / 2; i++) {
+                    b[2 * i] = interleave_low(a[i], a[i + LANES / 2]);
+                    b[2 * i + 1] = interleave_high(a[i], a[i + LANES / 2]);
+                }
+                UNROLL
+                for (int i = 0; i < LANES; i++)
+                    a[i] = b[i];
+            }
+            UNROLL
+            for (int i = 0; i < LANES; i++)
+                store(to + (c + i) * to_step + r, a[i]);
+        }
+        for (; c < cols; c++)
+            for (int i = 0; i < LANES; i++)
+                to[c * to_step + r + i] = from[(r + i) * from_step + c];
+    }
+    for (; r < rows; r++)
+        for (size_t c = 0; c < cols; c++)
+            to[c * to_step + r] = from[r * from_step + c];
+}
+
+/* ---- 3.8 Vorticity: the passes between the transforms of a fluid's step ----
+
+   On half spectra (n,n/2+1,lanes), G = k1^2 + k2^2; see diffinv.c, chapter 7. */
+
+/* dx = i k1 f, dy = i k2 f of f, or with `inverse` of f/G; with `mask` of P f. */
+static void flow_derive(const di_flow_grid *g, int inverse, int mask, di_half f, di_half dx,
+                        di_half dy)
+{
+    const di_real *k2 = g->k2, *g2 = g->g2;
+    for (size_t i = 0, at = 0; i < g->n; i++, at += g->row) {
+        const di_real k1 = g->k1[i], g1 = g->g1[i], *fr = f.re + at, *fi = f.im + at;
+        di_real *out[4] = { dx.re + at, dx.im + at, dy.re + at, dy.im + at };
+        di_real *xr = out[0], *xi = out[1], *yr = out[2], *yi = out[3];
+        size_t kept = mask ? g->kept[i] : g->row;
+        APART
+        for (size_t j = 0; j < kept; j++) {
+            di_real s = inverse ? 1 / (g1 + g2[j]) : 1, re = s * fr[j], im = s * fi[j];
+            xr[j] = -k1 * im;
+            xi[j] = k1 * re;
+            yr[j] = -k2[j] * im;
+            yi[j] = k2[j] * re;
+        }
+        for (int k = 0; k < 4; k++) {
+            memset(out[k] + kept, 0, (g->row - kept) * sizeof(di_real));
+            if (i == 0) /* the mean, where G = 0 */
+                memset(out[k], 0, g->row / (g->n / 2 + 1) * sizeof(di_real));
+        }
+    }
+}
+
+/* In space: (q, p) = (q W, p W), or where a is not NULL (q, a, b) = (a q - b p, a W, b W). */
+static void flow_products(size_t size, di_real *q, di_real *p, const di_real *W, di_real *a,
+                          di_real *b)
+{
+    for (size_t i = 0; !a && i < size; i++) {
+        q[i] *= W[i];
+        p[i] *= W[i];
+    }
+    for (size_t i = 0; a && i < size; i++) {
+        q[i] = a[i] * q[i] - b[i] * p[i];
+        a[i] *= W[i];
+        b[i] *= W[i];
+    }
+}
+
+/* top (row) = the largest q^2 + p^2 of each column of (rows,row). */
+static void flow_speed(size_t rows, size_t row, const di_real *q, const di_real *p,
+                       di_real *top)
+{
+    memset(top, 0, row * sizeof *top);
+    for (size_t i = 0; i < rows; i++, q += row, p += row)
+        for (size_t j = 0; j < row; j++) {
+            di_real s = q[j] * q[j] + p[j] * p[j];
+            top[j] = s > top[j] ? s : top[j];
         }
 }
 
-static void fft_run(const fft_pass *a, const di_real *xr, const di_real *xi, di_real *yr,
-                    di_real *yi, size_t run)
+/* N = -d_x A + d_y B + f; of the first stage it is put into n1 and M = N, of the second M =
+   (n1 + N)/2; to = S (w + dt (M - g w/2)), S = 1/(1 + dt g/2), g = G nu. A is spoilt; to may be
+   w. */
+static void flow_update(const di_flow_grid *g, int second, di_half w, di_half a, di_half b,
+                        di_half n1, di_half to)
 {
-    size_t jump = (size_t)a->m * run;
-    const di_real *w = a->twiddle;
-    for (int p = 0; p < a->m; p++, w += 2 * (a->radix - 1)) {
-        size_t x = (size_t)p * run, y = (size_t)p * a->radix * run;
-        switch (a->radix) {
-        case 2:
-            fft_row2(xr + x, xi + x, jump, yr + y, yi + y, run, w);
-            break;
-        case 3:
-            fft_row3(xr + x, xi + x, jump, yr + y, yi + y, run, w);
-            break;
-        case 4:
-            fft_row4(xr + x, xi + x, jump, yr + y, yi + y, run, w);
-            break;
-        case 5:
-            fft_row5(xr + x, xi + x, jump, yr + y, yi + y, run, w);
-            break;
-        default:
-            fft_row(xr + x, xi + x, jump, yr + y, yi + y, run, w, a->root, a->radix);
+    const di_real *k2 = g->k2, *g2 = g->g2, *step = g->dt, nu = (di_real)0.5 * g->nu;
+    for (size_t i = 0, at = 0, row = g->row; i < g->n; i++, at += row) {
+        const di_real k1 = g->k1[i], g1 = g->g1[i], *br = b.re + at, *bi = b.im + at;
+        di_real *ar = a.re + at, *ai = a.im + at, *nr = n1.re + at, *ni = n1.im + at;
+        di_real *wr = w.re + at, *wi = w.im + at, *tr = to.re + at, *ti = to.im + at;
+        APART
+        for (size_t j = 0; j < row; j++) {
+            di_real re = k1 * ai[j] - k2[j] * bi[j], im = k2[j] * br[j] - k1 * ar[j];
+            ar[j] = re;
+            ai[j] = im;
+        }
+        for (size_t j = 0; i == 0 && j < row; j++)
+            ar[j] += g->force[j];
+        if (!second) {
+            memcpy(nr, ar, row * sizeof *ar);
+            memcpy(ni, ai, row * sizeof *ai);
+        }
+        APART
+        for (size_t j = 0; j < row; j++) {
+            di_real dt = step[j], h = nu * (g1 + g2[j]), s = 1 / (1 + dt * h);
+            di_real re = (di_real)0.5 * (nr[j] + ar[j]), im = (di_real)0.5 * (ni[j] + ai[j]);
+            tr[j] = (wr[j] + dt * (re - h * wr[j])) * s;
+            ti[j] = (wi[j] + dt * (im - h * wi[j])) * s;
+        }
+    }
+}
+
+/* The adjoint's stages, h = dt g/2, R = P (C + (-d_y A + d_x B)/G) = N'^T l by its products: 0:
+   mu = l/(1 + h); 1: nu = dt/2 R/(1 + h), l = mu/2 + nu; 2: l = (1 - h) (mu + nu) + dt R. C is
+   spoilt. */
+static void flow_adjoint(const di_flow_grid *g, int stage, const di_half abc[3], di_half mu,
+                         di_half nu, di_half l)
+{
+    const di_real *k2 = g->k2, *g2 = g->g2, *step = g->dt, half = (di_real)0.5 * g->nu;
+    for (size_t line = 0, row = g->row; line < 2 * g->n; line++) {
+        size_t i = line / 2, im = line % 2, at = i * row, kept = g->kept[i];
+        const di_real k1 = im ? -g->k1[i] : g->k1[i], sign = im ? -1 : 1, g1 = g->g1[i];
+        const di_real *a = (im ? abc[0].re : abc[0].im) + at;
+        const di_real *b = (im ? abc[1].re : abc[1].im) + at;
+        di_real *r = (im ? abc[2].im : abc[2].re) + at, *x = (im ? l.im : l.re) + at;
+        di_real *m = (im ? mu.im : mu.re) + at, *n = (im ? nu.im : nu.re) + at;
+        if (stage) {
+            APART
+            for (size_t j = 0; j < kept; j++)
+                r[j] += (sign * k2[j] * a[j] - k1 * b[j]) / (g1 + g2[j]);
+            memset(r + kept, 0, (row - kept) * sizeof *r);
+            if (i == 0) /* the mean */
+                memset(r, 0, row / (g->n / 2 + 1) * sizeof *r);
+        }
+        APART
+        for (size_t j = 0; j < row; j++) {
+            const di_real dt = step[j], h = dt * half * (g1 + g2[j]);
+            if (stage == 0) {
+                m[j] = x[j] / (1 + h);
+            } else if (stage == 1) {
+                n[j] = (di_real)0.5 * dt * r[j] / (1 + h);
+                x[j] = (di_real)0.5 * m[j] + n[j];
+            } else {
+                x[j] = (1 - h) * (m[j] + n[j]) + dt * r[j];
+            }
         }
     }
 }
@@ -1107,6 +1369,7 @@ static int self_check(void)
 
 struct di_kernels {
     const char *name;
+    int lanes;
     int (*self_check)(void);
     void (*conv)(const conv_args *);
     void (*wino)(const conv_args *);
@@ -1125,8 +1388,14 @@ struct di_kernels {
     void (*axpy)(di_real *const *, di_real *const *, di_real, int, size_t, int, int);
     void (*upsample)(di_real *const *, di_real *const *, di_real, int, int, int, int, int);
     void (*pool)(di_real *const *, di_real *const *, di_real, int, int, int, int, int);
-    void (*fft)(const fft_pass *, const di_real *, const di_real *, di_real *, di_real *,
-                size_t);
+    di_real *(*fft)(const fft_plan *, const di_real *, const di_real *, size_t, di_real *,
+                    di_real *, size_t, size_t, di_real, di_real *);
+    void (*fft_split)(size_t, size_t, const di_real *, const di_real *, di_real *, di_real *,
+                      di_real *, di_real *, size_t);
+    void (*fft_join)(size_t, size_t, di_real *, di_real *, const di_real *, const di_real *,
+                     const di_real *, const di_real *, size_t);
+    void (*turn)(di_real *, size_t, const di_real *, size_t, size_t, size_t);
+    di_flow_kernels flow;
 };
 
 #ifndef DI_ISA
@@ -1142,8 +1411,10 @@ struct di_kernels {
 #define TEXT(a) TEXT2(a)
 extern const di_kernels JOIN(di_kernels_, DI_ISA);
 const di_kernels JOIN(di_kernels_, DI_ISA) = {
-    TEXT(DI_ISA), self_check, conv, wino, matmul, matmul_t, softmax, norm_sums,
-    norm_apply, norm_vjp_sums, norm_vjp_apply, axpy, upsample, pool, fft_run
+    TEXT(DI_ISA), LANES, self_check, conv, wino, matmul, matmul_t, softmax, norm_sums,
+    norm_apply, norm_vjp_sums, norm_vjp_apply, axpy, upsample, pool, fft_run,
+    fft_split, fft_join, turn,
+    { flow_derive, flow_products, flow_speed, flow_update, flow_adjoint }
 };
 
 #ifndef DI_KERNELS_ONLY
@@ -1284,6 +1555,8 @@ const char *di_isa_list(int i)
 }
 
 const char *di_isa(const di_ctx *ctx) { return ctx->k->name; }
+
+const di_flow_kernels *di_flow_ops(const di_ctx *ctx) { return &ctx->k->flow; }
 
 void di_set_fast(di_ctx *ctx, int fast) { ctx->fast = fast != 0; }
 
@@ -2867,29 +3140,28 @@ di_tensor *di_attention(di_tape *tp, di_tensor *x, int heads)
 }
 
 /* ==== 12. The Fourier transform ==============================================================
-   Stockham's autosorting FFT of any length, radices 4, 2, 3, 5 and then every prime as it is.
-   Signals go through it 16 at a time, side by side: a vector's lanes are different signals, and
-   two copies of the 16 stay in cache. No scaling but where it is asked for. */
+   Of any length: radices 4, 2 and 8, then every odd prime. Signals go through it 16 at a time,
+   side by side; what is fewer is filled up to whole vectors. No scaling but where it is asked
+   for. */
 
-enum { FFT_LANES = 16, FFT_PASSES = 32 };
 struct di_fft {
     di_ctx *ctx;
-    int n, passes;
-    fft_pass pass[FFT_PASSES];
+    fft_plan plan;
     di_real *table;
 };
 
-/* Splits n into radices; returns the numbers that the tables take. */
-static size_t fft_factor(di_fft *f)
+/* Splits n into radices, those of 2 first, of them the largest last; returns the numbers that the
+   tables take. */
+static size_t fft_factor(fft_plan *f)
 {
     size_t size = 0;
-    int left = f->n, radix = 4;
-    while (left > 1) {
-        while (left % radix)
-            radix = radix == 4 ? 2 : radix == 2 ? 3 : radix + 2 > left / radix ? left
-                                                                             : radix + 2;
-        fft_pass *a = &f->pass[f->passes++];
+    for (int left = f->n, odd = 3; left > 1; ) {
+        int twos = left & -left; /* a power of 2; of 8 if it is 1 mod 7 */
+        while (twos == 1 && left % odd)
+            odd = odd + 2 > left / odd ? left : odd + 2;
+        int radix = twos == 1 ? odd : twos == 2 ? 2 : twos % 7 == 1 ? 8 : 4;
         left /= radix;
+        fft_pass *a = &f->pass[f->passes++];
         a->radix = radix;
         a->m = left;
         size += 2 * (size_t)left * (radix - 1) + 2 * (size_t)radix;
@@ -2897,14 +3169,13 @@ static size_t fft_factor(di_fft *f)
     return size;
 }
 
-/* re, im of exp(-2 pi i k / n), of the same octant's cosine and sine, so that they are exact
-   where the value is. */
+/* re, im of exp(-2 pi i k / n), exact at quarter turns. */
 static void fft_root(di_real *to, long k, long n)
 {
     double t = 6.28318530717958647693 * (double)(k % n) / (double)n;
     long eighth = 8 * (k % n) / n;
     double c = di_cos(t), s = di_sin(t);
-    if (4 * (k % n) % n == 0) { /* a quarter turn */
+    if (4 * (k % n) % n == 0) {
         c = eighth == 0 ? 1 : eighth == 4 ? -1 : 0;
         s = eighth == 2 ? 1 : eighth == 6 ? -1 : 0;
     }
@@ -2922,10 +3193,10 @@ di_fft *di_fft_new(di_ctx *ctx, int n)
     if (!f)
         return NULL;
     f->ctx = ctx;
-    f->n = n;
-    di_real *t = f->table = di_new(ctx, fft_factor(f) + 1, sizeof *f->table);
-    for (int i = 0; t && i < f->passes; i++) {
-        fft_pass *a = &f->pass[i];
+    f->plan.n = n;
+    di_real *t = f->table = di_new(ctx, fft_factor(&f->plan) + 1, sizeof *f->table);
+    for (int i = 0; t && i < f->plan.passes; i++) {
+        fft_pass *a = &f->plan.pass[i];
         a->twiddle = t;
         for (int p = 0; p < a->m; p++)
             for (int k = 1; k < a->radix; k++, t += 2)
@@ -2949,127 +3220,70 @@ void di_fft_free(di_fft *f)
     di_free(f->ctx, f);
 }
 
-size_t di_fft_work(const di_fft *f) { return (size_t)4 * FFT_LANES * f->n; }
+size_t di_fft_work(const di_fft *f) { return (size_t)4 * FFT_LANES * f->plan.n; }
 
-/* The two pairs of buffers of `lanes` signals in the working memory; a: the one to fill. */
-typedef struct fft_block {
-    di_real *re, *im, *re2, *im2;
-    size_t lanes;
-} fft_block;
-
-static fft_block fft_open(const di_fft *f, size_t lanes, di_real *work)
+/* Value k of signal l is x[k step + l next], one of the two steps 1; to and from lane by lane,
+   `wide` lanes, of which those past `lanes` are 0. NULL: all are. */
+static void fft_gather(const di_fft *f, di_real *to, size_t wide, size_t lanes, size_t n,
+                       const di_real *x, size_t step, size_t next)
 {
-    size_t size = lanes * f->n;
-    fft_block b = { work, work + size, work + 2 * size, work + 3 * size, lanes };
-    return b;
-}
-
-/* Transforms re, im; with sign > 0 they are swapped, which turns the exponent's sign. */
-static void fft_block_run(const di_fft *f, int sign, fft_block *b)
-{
-    size_t run = b->lanes;
-    for (int i = 0; i < f->passes; i++) {
-        if (sign < 0)
-            f->ctx->k->fft(&f->pass[i], b->re, b->im, b->re2, b->im2, run);
-        else
-            f->ctx->k->fft(&f->pass[i], b->im, b->re, b->im2, b->re2, run);
-        di_real *re = b->re, *im = b->im;
-        b->re = b->re2;
-        b->im = b->im2;
-        b->re2 = re;
-        b->im2 = im;
-        run *= f->pass[i].radix;
-    }
-}
-
-/* Value k of signal l is x[k step + l next]; NULL: zeros. */
-static void fft_load(di_real *to, size_t lanes, size_t n, const di_real *x, size_t step,
-                     size_t next)
-{
-    if (!x)
-        memset(to, 0, n * lanes * sizeof *to);
-    else if (next == 1)
+    if (!x || lanes < wide)
+        memset(to, 0, n * wide * sizeof *to);
+    if (x && next == 1)
         for (size_t k = 0; k < n; k++)
-            memcpy(to + k * lanes, x + k * step, lanes * sizeof *to);
-    else
-        for (size_t l = 0; l < lanes; l++)
-            for (size_t k = 0; k < n; k++)
-                to[k * lanes + l] = x[k * step + l * next];
+            memcpy(to + k * wide, x + k * step, lanes * sizeof *to);
+    else if (x)
+        f->ctx->k->turn(to, wide, x, next, lanes, n);
 }
 
-static void fft_store(di_real *x, size_t step, size_t next, const di_real *from, size_t lanes,
-                      size_t n, di_real scale)
+static void fft_scatter(const di_fft *f, di_real *x, size_t step, size_t next,
+                        const di_real *from, size_t wide, size_t lanes, size_t n)
 {
     if (next == 1)
         for (size_t k = 0; k < n; k++)
-            for (size_t l = 0; l < lanes; l++)
-                x[k * step + l] = scale * from[k * lanes + l];
+            memcpy(x + k * step, from + k * wide, lanes * sizeof *x);
     else
-        for (size_t l = 0; l < lanes; l++)
-            for (size_t k = 0; k < n; k++)
-                x[k * step + l * next] = scale * from[k * lanes + l];
+        f->ctx->k->turn(x, next, from, wide, n, lanes);
 }
 
 static size_t fft_lanes(size_t left) { return left < FFT_LANES ? left : FFT_LANES; }
 
+static size_t fft_wide(const di_fft *f, size_t lanes)
+{
+    size_t v = (size_t)f->ctx->k->lanes;
+    return (lanes + v - 1) / v * v;
+}
+
+/* With sign > 0 the parts are swapped, which turns the exponent's sign. */
 void di_fft_run(const di_fft *f, int sign, size_t count, di_real scale, di_real *re,
                 di_real *im, size_t step, size_t next, di_real *work)
 {
+    size_t n = (size_t)f->plan.n;
     for (size_t l = 0; l < count; l += FFT_LANES) {
-        fft_block b = fft_open(f, fft_lanes(count - l), work);
-        fft_load(b.re, b.lanes, (size_t)f->n, re + l * next, step, next);
-        fft_load(b.im, b.lanes, (size_t)f->n, im + l * next, step, next);
-        fft_block_run(f, sign, &b);
-        fft_store(re + l * next, step, next, b.re, b.lanes, (size_t)f->n, scale);
-        fft_store(im + l * next, step, next, b.im, b.lanes, (size_t)f->n, scale);
+        size_t lanes = fft_lanes(count - l), wide = fft_wide(f, lanes);
+        di_real *r = (sign < 0 ? re : im) + l * next, *i = (sign < 0 ? im : re) + l * next;
+        if (lanes == wide && next == 1) {
+            f->ctx->k->fft(&f->plan, r, i, step, r, i, step, lanes, scale, work);
+            continue;
+        }
+        di_real *x = work + 2 * n * wide;
+        fft_gather(f, x, wide, lanes, n, r, step, next);
+        fft_gather(f, x + n * wide, wide, lanes, n, i, step, next);
+        x = f->ctx->k->fft(&f->plan, x, x + n * wide, wide, NULL, NULL, 0, wide, scale, work);
+        fft_scatter(f, r, step, next, x, wide, lanes, n);
+        fft_scatter(f, i, step, next, x + n * wide, wide, lanes, n);
     }
 }
 
 void di_fft2(const di_fft *fh, const di_fft *fw, int sign, size_t lanes, di_real scale,
              di_real *re, di_real *im, di_real *work)
 {
-    size_t h = (size_t)fh->n, w = (size_t)fw->n, row = w * lanes;
+    size_t h = (size_t)fh->plan.n, w = (size_t)fw->plan.n, row = w * lanes;
     if (lanes == 1)
         di_fft_run(fw, sign, h, 1, re, im, 1, w, work);
     for (size_t r = 0; lanes > 1 && r < h; r++)
         di_fft_run(fw, sign, lanes, 1, re + r * row, im + r * row, lanes, 1, work);
     di_fft_run(fh, sign, row, scale, re, im, row, 1, work);
-}
-
-/* Two real signals a, b are one complex a + i b; of its transform Z, with k' = -k mod n,
-     A_k = (Z_k + conj Z_k') / 2,  B_k = (Z_k - conj Z_k') / 2i. */
-static void fft_split(fft_block *b, size_t n)
-{
-    size_t lanes = b->lanes;
-    for (size_t k = 0; k <= n / 2; k++) {
-        size_t u = k * lanes, v = (k ? n - k : 0) * lanes;
-        for (size_t l = 0; l < lanes; l++) {
-            di_real pr = b->re[u + l], pi = b->im[u + l], qr = b->re[v + l], qi = b->im[v + l];
-            b->re2[u + l] = (di_real)0.5 * (pr + qr);   /* A in the first half */
-            b->im2[u + l] = (di_real)0.5 * (pi - qi);
-            b->re[u + l] = (di_real)0.5 * (pi + qi);    /* B */
-            b->im[u + l] = (di_real)0.5 * (qr - pr);
-        }
-    }
-}
-
-/* The inverse: re, im = A + i B from the halves A (re, im) and B (re2, im2), whose values at 0
-   and n/2 are real: their imaginary parts are not read. */
-static void fft_join(fft_block *b, size_t n)
-{
-    size_t lanes = b->lanes;
-    for (size_t k = 0; k <= n / 2; k++) {
-        size_t u = k * lanes, v = (k ? n - k : 0) * lanes;
-        int real = k == 0 || 2 * k == n;
-        for (size_t l = 0; l < lanes; l++) {
-            di_real ar = b->re[u + l], ai = real ? 0 : b->im[u + l];
-            di_real br = b->re2[u + l], bi = real ? 0 : b->im2[u + l];
-            b->re[v + l] = ar + bi;
-            b->im[v + l] = br - ai;
-            b->re[u + l] = ar - bi;
-            b->im[u + l] = br + ai;
-        }
-    }
 }
 
 typedef struct fft_real {
@@ -3079,34 +3293,46 @@ typedef struct fft_real {
     di_real *x, *re, *im, *work;
 } fft_real;
 
-/* `take` pairs of rows: of lanes lane, lane+1, .. of rows row, row+1; with one lane of rows
-   row, row+1, row+2, .. alone: the second row does not exist. */
+/* `take` pairs of rows, one complex transform each: of lanes lane, lane+1, .. of rows row and
+   row+1; with one lane of rows row, row+1, row+2, ..; alone: the second row does not exist. */
 static void fft_pairs(const fft_real *a, size_t row, size_t lane, size_t take, int alone)
 {
-    size_t n = (size_t)a->f->n, half = n / 2 + 1, step = a->lanes;
-    size_t next = step == 1 ? 2 * n : 1, half_next = step == 1 ? 2 * half : 1;
+    const di_fft *f = a->f;
+    const di_kernels *k = f->ctx->k;
+    size_t n = (size_t)f->plan.n, half = n / 2 + 1, step = a->lanes, wide = fft_wide(f, take);
+    size_t next = step == 1 ? 2 * n : 1, half_next = step == 1 ? 2 * half : 1, part = n * wide;
+    size_t at = row * half * step + lane, at2 = at + half * step;
     di_real *x = a->x + row * n * step + lane, *x2 = alone ? NULL : x + n * step;
-    di_real *re = a->re + row * half * step + lane, *re2 = alone ? NULL : re + half * step;
-    di_real *im = a->im + row * half * step + lane, *im2 = alone ? NULL : im + half * step;
-    fft_block b = fft_open(a->f, take, a->work);
+    di_real *out[4] = { a->re + at, a->im + at, alone ? NULL : a->re + at2, a->im + at2 };
+    di_real *first = a->work, *z = first + 2 * part, *other = first;
+    int direct = next == 1 && wide == take && !alone, rows = alone ? 2 : 4;
     if (a->sign < 0) {
-        fft_load(b.re, take, n, x, step, next);
-        fft_load(b.im, take, n, x2, step, next);
-        fft_block_run(a->f, -1, &b);
-        fft_split(&b, n);
-        fft_store(re, step, half_next, b.re2, take, half, 1);
-        fft_store(im, step, half_next, b.im2, take, half, 1);
-        fft_store(re2, step, half_next, b.re, take, alone ? 0 : half, 1);
-        fft_store(im2, step, half_next, b.im, take, alone ? 0 : half, 1);
+        for (int i = 0; !direct && i < 2; i++)
+            fft_gather(f, z + i * part, wide, take, n, i ? x2 : x, step, next);
+        z = k->fft(&f->plan, direct ? x : z, direct ? x2 : z + part, direct ? step : wide, NULL,
+                   NULL, 0, wide, 1, first);
+        if (direct) {
+            k->fft_split(n, wide, z, z + part, out[0], out[1], out[2], out[3], step);
+            return;
+        }
+        other = z == first ? first + 2 * part : first;
+        k->fft_split(n, wide, z, z + part, other, other + part, z, z + part, wide);
+        for (int i = 0; i < rows; i++)
+            fft_scatter(f, out[i], step, half_next, (i < 2 ? other : z) + i % 2 * part, wide,
+                        take, half);
     } else {
-        fft_load(b.re, take, half, re, step, half_next);
-        fft_load(b.im, take, half, im, step, half_next);
-        fft_load(b.re2, take, half, re2, step, half_next);
-        fft_load(b.im2, take, half, im2, step, half_next);
-        fft_join(&b, n);
-        fft_block_run(a->f, 1, &b);
-        fft_store(x, step, next, b.re, take, n, 1);
-        fft_store(x2, step, next, b.im, take, alone ? 0 : n, 1);
+        for (int i = 0; !direct && i < rows; i++)
+            fft_gather(f, (i < 2 ? z : other) + i % 2 * part, wide, take, half, out[i], step,
+                       half_next);
+        if (direct)
+            k->fft_join(n, wide, z, z + part, out[0], out[1], out[2], out[3], step);
+        else
+            k->fft_join(n, wide, z, z + part, z, z + part, alone ? NULL : other, other + part,
+                        wide);
+        z = k->fft(&f->plan, z + part, z, wide, direct ? x2 : NULL, direct ? x : NULL, step,
+                   wide, 1, first);
+        for (int i = 0; !direct && i < rows / 2; i++)
+            fft_scatter(f, i ? x2 : x, step, next, z + (1 - i) * part, wide, take, n);
     }
 }
 
@@ -3121,22 +3347,36 @@ static void fft_rows(const fft_real *a, size_t h)
             fft_pairs(a, row, l, fft_lanes(a->lanes - l), row + 1 == h);
 }
 
+/* Without the last columns of (h,row) that are 0, as their transforms are: dealiasing drops them
+   and so does a derivative. */
+static size_t fft_columns(const di_real *re, const di_real *im, size_t h, size_t row)
+{
+    size_t cols = row, i = 0;
+    for (; cols > 0; cols--) {
+        for (i = cols - 1; i < h * row && re[i] == 0 && im[i] == 0; )
+            i += row;
+        if (i < h * row)
+            break;
+    }
+    return cols;
+}
+
 void di_fft2_real(const di_fft *fh, const di_fft *fw, size_t lanes, const di_real *x,
                   di_real *re, di_real *im, di_real *work)
 {
-    size_t row = ((size_t)fw->n / 2 + 1) * lanes;
+    size_t row = ((size_t)fw->plan.n / 2 + 1) * lanes;
     fft_real a = { fw, -1, lanes, (di_real *)x, re, im, work }; /* x is only read */
-    fft_rows(&a, (size_t)fh->n);
+    fft_rows(&a, (size_t)fh->plan.n);
     di_fft_run(fh, -1, row, 1, re, im, row, 1, work);
 }
 
 void di_fft2_real_back(const di_fft *fh, const di_fft *fw, size_t lanes, di_real scale,
                        di_real *re, di_real *im, di_real *x, di_real *work)
 {
-    size_t row = ((size_t)fw->n / 2 + 1) * lanes;
+    size_t h = (size_t)fh->plan.n, row = ((size_t)fw->plan.n / 2 + 1) * lanes;
     fft_real a = { fw, 1, lanes, x, re, im, work };
-    di_fft_run(fh, 1, row, scale, re, im, row, 1, work);
-    fft_rows(&a, (size_t)fh->n);
+    di_fft_run(fh, 1, fft_columns(re, im, h, row), scale, re, im, row, 1, work);
+    fft_rows(&a, h);
 }
 
 #endif /* DI_KERNELS_ONLY */
