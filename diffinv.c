@@ -1917,49 +1917,62 @@ di_status di_mri_mvue(const di_problem *p, const di_real *y, di_real *x, double 
    conjugate where the InverseBench program has it. Its matrix would take 1.9 GB; here it is two
    tables, of transmitters and of receivers. */
 
-/* J and Y of order 0 by their power series, 0 < x <= 2: s = x^2/4,
+/* A number as the sum of two, of which lo is what rounding took from hi (Dekker 1971). */
+typedef struct twice {
+    double hi, lo;
+} twice;
+
+static twice twice_sum(double a, double b)
+{
+    double s = a + b, t = s - a;
+    return (twice){ s, (a - (s - t)) + (b - t) };
+}
+
+static twice twice_product(double a, double b)
+{
+    double p = a * b, c = 134217729 * a, d = 134217729 * b; /* 2^27 + 1 */
+    double ah = c - (c - a), al = a - ah, bh = d - (d - b), bl = b - bh;
+    return (twice){ p, ((ah * bh - p) + ah * bl + al * bh) + al * bl };
+}
+
+static twice twice_add(twice a, twice b)
+{
+    twice s = twice_sum(a.hi, b.hi);
+    return twice_sum(s.hi, s.lo + (a.lo + b.lo));
+}
+
+static twice twice_times(twice a, twice b)
+{
+    twice p = twice_product(a.hi, b.hi);
+    return twice_sum(p.hi, p.lo + (a.hi * b.lo + a.lo * b.hi));
+}
+
+static twice twice_over(twice a, double b)
+{
+    twice back = twice_product(a.hi / b, b);
+    return twice_sum(a.hi / b, ((a.hi - back.hi) - back.lo + a.lo) / b);
+}
+
+/* J and Y of order 0 by their power series, 0 < x < 18: s = x^2/4,
      J = sum (-s)^k / k!^2,  Y = 2/pi ((log(x/2) + gamma) J - sum h_k (-s)^k / k!^2),
-   h_k = 1 + 1/2 + .. + 1/k. */
-static void bessel_small(double x, double *j, double *y)
+   h_k = 1 + 1/2 + .. + 1/k. Terms reach 1e6 and leave 0.2: hence the double length. */
+static void bessel_series(double x, double *j, double *y)
 {
-    double s = x * x / 4, term = 1, h = 0, a = 0, b = 0;
-    double t[16], u[16];
-    for (int k = 1; k <= 16; k++) {
-        term *= -s / ((double)k * k);
-        h += 1.0 / k;
-        t[k - 1] = term;
-        u[k - 1] = h * term;
+    twice s = twice_product(-x / 2, x / 2), term = { 1, 0 }, one = { 1, 0 }, h = { 0, 0 };
+    twice a = { 1, 0 }, b = { 0, 0 };
+    for (int k = 1; k < 80 && fabs(term.hi) > 1e-25; k++) {
+        term = twice_over(twice_times(term, s), (double)k * k);
+        h = twice_add(h, twice_over(one, k));
+        a = twice_add(a, term);
+        b = twice_add(b, twice_times(h, term));
     }
-    for (int k = 15; k >= 0; k--) { /* small terms first */
-        a += t[k];
-        b += u[k];
-    }
-    *j = 1 + a;
-    *y = 0.63661977236758134308 * ((di_log(x / 2) + 0.57721566490153286061) * *j - b);
+    double log_x = di_log(x / 2) + 0.57721566490153286061;
+    twice p = twice_product(log_x, a.hi);
+    *j = a.hi;
+    *y = 0.63661977236758134308 * ((p.hi - b.hi) + (p.lo - b.lo + log_x * a.lo));
 }
 
-/* 2 < x < 25: Miller's recurrence J_{n-1} = 2n/x J_n - J_{n+1} downwards, which damps a wrong
-   start, scaled by J_0 + 2 sum J_2k = 1; and Neumann's series
-     Y = 2/pi ((log(x/2) + gamma) J_0 - 2 sum (-1)^k J_2k / k). */
-static void bessel_middle(double x, double *j, double *y)
-{
-    double next = 0, now = 1e-250, sum = 0, odd = 0;
-    for (int n = 2 * (int)(x / 2) + 44; n > 0; n--) { /* now = J_n */
-        if (n % 2 == 0) {
-            sum += 2 * now;
-            odd += (n % 4 ? -1 : 1) * now / (n / 2);
-        }
-        double last = 2 * n / x * now - next;
-        next = now;
-        now = last;
-    }
-    *j = now / (sum + now);
-    odd /= sum + now;
-    *y = 0.63661977236758134308
-         * ((di_log(x / 2) + 0.57721566490153286061) * *j - 2 * odd);
-}
-
-/* x >= 25: Hankel's expansion, H ~ sqrt(2/(pi x)) exp(i (x - pi/4)) (P + i Q), with
+/* x >= 18: Hankel's expansion, H ~ sqrt(2/(pi x)) exp(i (x - pi/4)) (P + i Q), with
      P + i Q = sum_k a_k, a_k = -i (2k-1)^2 / (8 k x) a_{k-1},
    as far as terms fall. Of x - pi/4 the sine and cosine are those of x, turned. */
 static void bessel_large(double x, double *j, double *y)
@@ -1982,10 +1995,8 @@ static void bessel_large(double x, double *j, double *y)
 
 void di_bessel0(double x, double *j, double *y)
 {
-    if (x <= 2)
-        bessel_small(x, j, y);
-    else if (x < 25)
-        bessel_middle(x, j, y);
+    if (x < 18)
+        bessel_series(x, j, y);
     else
         bessel_large(x, j, y);
 }

@@ -431,7 +431,7 @@ double di_sin(double x); /* |x| < 1e6 */
 double di_cos(double x);
 double di_atan2(double y, double x);
 double di_tanh(double x);
-void di_bessel0(double x, double *j, double *y); /* J_0, Y_0, x > 0; 5 ulp of |J_0 + iY_0| */
+void di_bessel0(double x, double *j, double *y); /* J_0, Y_0, x > 0; 3 ulp of |J_0 + iY_0| */
 int di_parse(const char *s, size_t len, double *value); /* the whole text; 0 on success */
 
 /* ---- Random numbers: Philox4x32-10, a pure function of its arguments --------------------- */

@@ -1,7 +1,8 @@
 /* unet.c: the denoising UNet and its weight file. One graph with options covers the ADM
    network of guided-diffusion (arXiv 2105.05233), UNet2DModel of diffusers, and SongUNet and
    DhariwalUNet of EDM (arXiv 2206.00364); the options are the metadata of the weight file
-   (weights/README.md). Knows nothing of problems or solvers. */
+   (weights/README.md). Chapter 10: another network, which blurs. Knows nothing of problems or
+   solvers. */
 #define DIFFINV_KERNELS
 #include "diffinv.h"
 

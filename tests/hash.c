@@ -225,7 +225,7 @@ static void others(sha *s, di_ctx *ctx)
     enum { W = 128, N = 3 * W * W, SMALL = 24 };
     static di_real x[N], v[N], y[N], g[N], maps[4 * SMALL * SMALL], mask[SMALL];
     di_problem *p[4];
-    di_scatter sensors = { 3, 21, 0.18, 0.3, 5 };
+    di_scatter sensors = { 3, 21, 0.18, 0.2, 12 };
     di_bkse *net;
     di_normal(x, N, 5, DI_STREAM_INIT, 0, 0);
     di_normal(v, N, 6, DI_STREAM_INIT, 0, 0);
