@@ -172,7 +172,8 @@ int exact_open(cmd *c, const char *name, int build, weights *w);
 
 /* ---- sheet.c */
 
-/* --sheet, if asked for: truth (may be empty), measurement, trivial answer, restored. */
+/* --sheet, if asked for: truth (may be empty), measurement, the answer that needs no prior,
+ * restored; without out what can be made of the measurement alone. */
 int sheet_write(cmd *c, const di_problem *p, const make_spec *spec, const io_array *y,
                 const io_array *truth, const io_array *out, const char *title);
 
@@ -186,6 +187,9 @@ int simple_answer(cmd *c, const di_problem *p, const io_array *y);
 /* Pictures (N,1 or 3,H,W) as a grid, other channels as panels: a picture (1,1 or 3,H',W') large
  * enough to look at. 0 or IO_MEMORY. */
 int view_plain(io_array *out, const io_array *a);
+/* An image, or a measurement, of a problem as a small picture (1,1 or 3,h,w), for sheets. */
+int view_small(cmd *c, const make_spec *spec, const di_problem *p, int measured,
+               const di_real *v, io_array *out);
 
 /* ---- make_image.c */
 

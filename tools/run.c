@@ -53,6 +53,8 @@ int verb_measure(cmd *c)
     if (!code)
         code = cmd_check_output(c, "simple", 1);
     if (!code)
+        code = cmd_check_output(c, "sheet", 1);
+    if (!code)
         code = measure_prior(c, &spec, &w, &known);
     io_array x = {0, 0, 0, 0, NULL, 0}, y = x;
     di_problem *p = NULL;
@@ -70,6 +72,8 @@ int verb_measure(cmd *c)
         code = cmd_write(c, "output", &y);
     if (!code)
         code = simple_answer(c, p, &y);
+    if (!code)
+        code = sheet_write(c, p, &spec, &y, &x, NULL, "");
     if (!code) {
         di_cost cost = {0, 0, x.n, 0};
         cmd_fact(c, "info.image", "%dx%dx%d", p->x[0], p->x[1], p->x[2]);

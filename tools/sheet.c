@@ -1,165 +1,68 @@
-/* sheet.c - the sheet of pictures that solve makes: what was, what was seen, what came of it */
+/* sheet.c - the sheet of pictures that measure and solve make: what was, what was seen, what came
+ * of it; and the answer that needs no prior */
 #include "cmd.h"
-#include "view_hole.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* One row a measurement; a cell that is made here owns its pixels. */
-enum { MOST_ROWS = 16, MOST_RESTORED = 6, MOST_COLUMNS = 3 + MOST_RESTORED };
-
-typedef struct cell_text {
-    char s[160];
-} cell_text;
 
 static size_t count_of(const int shape[3])
 {
     return (size_t)shape[0] * (size_t)shape[1] * (size_t)shape[2];
 }
 
-/* Each pixel of y becomes a block of factor x factor. */
-static void enlarge(const di_problem *p, const di_real *y, di_real *x)
-{
-    int fh = p->x[1] / p->y[1], fw = p->x[2] / p->y[2];
-    for (int c = 0; c < p->x[0]; c++)
-        for (int r = 0; r < p->x[1]; r++)
-            for (int q = 0; q < p->x[2]; q++)
-                x[(c * p->x[1] + r) * p->x[2] + q] =
-                    y[(c * p->y[1] + r / fh) * p->y[2] + q / fw];
-}
+static int alike(const int a[3], const int b[3]) { return !memcmp(a, b, 3 * sizeof *a); }
 
-/* seen = y with its missing pixels grey (they hold noise only); fill = y with each channel's
-   mean over the known pixels in their place. mask (C,H,W) = A(1). */
-static void mean_fill(const di_problem *p, const di_real *mask, const di_real *y, di_real *seen,
-                      di_real *fill)
+/* ==== The answer that needs no prior ==================================================== */
+
+/* x = y with each channel's mean over the known pixels in the place of the missing ones. */
+static int mean_fill(const di_problem *p, const di_real *y, di_real *x)
 {
-    size_t plane = (size_t)p->x[1] * (size_t)p->x[2];
-    for (int c = 0; c < p->x[0]; c++) {
+    size_t plane = (size_t)p->x[1] * (size_t)p->x[2], n = count_of(p->x);
+    di_real *mask = malloc(n * sizeof *mask);
+    if (!mask)
+        return di_fail(p->ctx, DI_EMEMORY, "no memory for the simple answer");
+    for (size_t i = 0; i < n; i++)
+        x[i] = 1;
+    int code = di_apply(p, 1, x, mask);
+    for (int c = 0; !code && c < p->x[0]; c++) {
         double sum = 0, known = 0;
         size_t at = (size_t)c * plane;
         for (size_t i = at; i < at + plane; i++) {
             sum += (double)(mask[i] * y[i]);
             known += (double)mask[i];
         }
-        for (size_t i = at; i < at + plane; i++) {
-            seen[i] = mask[i] * y[i];
-            fill[i] = mask[i] > 0 ? y[i] : (di_real)(known > 0 ? sum / known : 0);
-        }
+        for (size_t i = at; i < at + plane; i++)
+            x[i] = mask[i] > 0 ? y[i] : (di_real)(known > 0 ? sum / known : 0);
     }
+    free(mask);
+    return code;
 }
 
-/* Numbers y (m) as a graph in x (C,H,W): white where it reaches from the zero line. */
-static void draw_graph(const di_problem *p, const di_real *y, di_real *x)
-{
-    size_t m = count_of(p->y), h = (size_t)p->x[1], w = (size_t)p->x[2];
-    double most = 0;
-    for (size_t i = 0; i < m; i++) {
-        double v = y[i] < 0 ? -y[i] : y[i];
-        most = v > most ? v : most;
-    }
-    for (size_t i = 0; i < count_of(p->x); i++) {
-        double v = most > 0 ? y[i % w * m / w] / most : 0;
-        double level = 1 - (2.0 * (double)(i / w % h) + 1) / (double)h; /* 1 at the top */
-        x[i] = (level > 0 && level <= v) || (level < 0 && level >= v) ? 1 : (di_real)-0.7;
-    }
-}
-
-static int alike(const int a[3], const int b[3]) { return !memcmp(a, b, 3 * sizeof *a); }
-
-/* A measurement that is no picture, as one: A^T y, its greatest value 1; of phase retrieval the
-   amplitudes, thinned out, from white down to black at a thousandth of the greatest. */
-static void show_other(const di_problem *p, const di_real *y, di_real *x)
-{
-    size_t n = count_of(p->x), m = count_of(p->y);
-    double most = 0;
-    int spectrum = !strcmp(p->name, "phase");
-    if (!spectrum && di_apply_vjp(p, 1, NULL, y, x))
-        return;
-    for (size_t i = 0; i < (spectrum ? m : n); i++) {
-        double v = spectrum ? y[i] : x[i] < 0 ? -x[i] : x[i];
-        most = v > most ? v : most;
-    }
-    for (size_t i = 0; i < n; i++) {
-        size_t w = (size_t)p->x[2], h = (size_t)p->x[1], r = i / w, yw = (size_t)p->y[2];
-        if (!spectrum) {
-            x[i] = (di_real)(most > 0 ? x[i] / most : 0);
-            continue;
-        }
-        double v = y[(r / h * (size_t)p->y[1] + r % h * (size_t)p->y[1] / h) * yw
-                     + i % w * yw / w];
-        v = fabs(v) > 1e-3 * most ? log10(fabs(v) / most) : -3;
-        x[i] = (di_real)(1 + v * 2 / 3);
-    }
-}
-
-/* The measurement as a person sees it, and the trivial answer; returns its name, or NULL when
-   the measurement itself is that answer, or after a failure. (C,H,W) both. */
-static const char *show_measurement(const di_problem *p, const di_real *y, di_real *seen,
-                                    di_real *trivial)
+/* x (C,H,W) and its name, "" where the measurement is itself that answer; NULL where there is
+   none, or after a failure. */
+static const char *simple(const di_problem *p, const di_real *y, di_real *x)
 {
     size_t n = count_of(p->x);
     if (!strcmp(p->name, "sr")) {
-        enlarge(p, y, seen);
-        if (!pic_bicubic(trivial, (size_t)p->x[1], (size_t)p->x[2], y, (size_t)p->y[1],
+        if (!pic_bicubic(x, (size_t)p->x[1], (size_t)p->x[2], y, (size_t)p->y[1],
                          (size_t)p->y[2], (size_t)p->x[0]))
             return "bicubic";
         di_fail(p->ctx, DI_EMEMORY, "no memory for the simple answer");
         return NULL;
     }
-    if (!strcmp(p->name, "inpaint")) {
-        for (size_t i = 0; i < n; i++)
-            trivial[i] = 1;
-        if (di_apply(p, 1, trivial, seen))
-            return NULL;
-        di_real *mask = malloc(n * sizeof *mask);
-        if (!mask) {
-            di_fail(p->ctx, DI_EMEMORY, "no memory for the simple answer");
-            return NULL;
-        }
-        memcpy(mask, seen, n * sizeof *mask);
-        mean_fill(p, mask, y, seen, trivial);
-        free(mask);
-        return "mean fill";
-    }
+    if (!strcmp(p->name, "inpaint"))
+        return mean_fill(p, y, x) ? NULL : "mean fill";
     if (!strcmp(p->name, "colorize")) {
         for (size_t i = 0; i < n; i++)
-            seen[i] = y[i % count_of(p->y)];
-        return NULL;
+            x[i] = y[i % count_of(p->y)];
+        return "grey";
     }
-    if (!strcmp(p->name, "matrix")) {
-        draw_graph(p, y, seen);
-        return di_apply_pinv(p, 1, y, trivial) ? NULL : "pseudo-inverse";
+    if (alike(p->x, p->y)) {
+        memcpy(x, y, n * sizeof *x);
+        return "";
     }
-    if (alike(p->x, p->y))
-        memcpy(seen, y, n * sizeof *seen);
-    else
-        show_other(p, y, seen);
-    return NULL;
-}
-
-/* The view of a black hole's measurement, grey, in the picture's size: means of blocks. */
-static int small_view(const di_problem *p, const make_spec *spec, const di_real *y, di_real *x)
-{
-    size_t m = count_of(p->y), h = (size_t)p->x[1], w = (size_t)p->x[2];
-    io_array view, a = {1, 1, 1, m, malloc(m * sizeof *y), 0};
-    if (!a.v)
-        return 1;
-    memcpy(a.v, y, m * sizeof *y);
-    int code = view_blackhole(p->ctx, spec, &a, &view);
-    free(a.v);
-    for (size_t i = 0; !code && i < h * w; i++) {
-        size_t r0 = i / w * view.h / h, r1 = (i / w + 1) * view.h / h, n = 0;
-        size_t c0 = i % w * view.w / w, c1 = (i % w + 1) * view.w / w;
-        double sum = 0;
-        for (size_t r = r0; r < r1; r++)
-            for (size_t q = c0; q < c1; q++, n += 3)
-                for (size_t k = 0; k < 3; k++)
-                    sum += (double)view.v[(k * view.h + r) * view.w + q];
-        x[i] = (di_real)(n ? sum / (double)n : -1);
-    }
-    io_free(&view);
-    return code;
+    return p->pinv && !di_apply_pinv(p, 1, y, x) ? "pseudo-inverse" : NULL;
 }
 
 int simple_check(cmd *c, const di_problem *p)
@@ -177,21 +80,34 @@ int simple_answer(cmd *c, const di_problem *p, const io_array *y)
     io_array a = {0, 0, 0, 0, NULL, 0};
     if (!cmd_get(c, "simple"))
         return 0;
-    di_real *seen = calloc(n, sizeof *seen);
     int code = 0;
-    if (!seen || io_make(&a, y->n, (size_t)p->x[0], (size_t)p->x[1], (size_t)p->x[2]))
+    if (io_make(&a, y->n, (size_t)p->x[0], (size_t)p->x[1], (size_t)p->x[2]))
         code = di_fail(c->ctx, DI_EMEMORY, "no memory for the simple answer");
     for (size_t i = 0; !code && i < y->n; i++)
-        if (!show_measurement(p, y->v + i * m, seen, a.v + i * n))
-            memcpy(a.v + i * n, seen, n * sizeof *seen);
+        simple(p, y->v + i * m, a.v + i * n);
     if (!code)
         code = c->ctx->status;
     if (!code)
         code = cmd_write(c, "simple", &a);
     io_free(&a);
-    free(seen);
     return code;
 }
+
+/* ==== Cells of a row ==================================================================== */
+
+enum { MOST_ROWS = 16, MOST_RESTORED = 6, MOST_COLUMNS = 3 + MOST_RESTORED };
+
+typedef struct cell {
+    io_array a;
+    char words[160];
+} cell;
+typedef struct sheet {
+    cmd *c;
+    const di_problem *p;
+    const make_spec *spec;
+    size_t rows, columns;
+    cell *cell;             /* [rows][MOST_COLUMNS] */
+} sheet;
 
 /* "inpaint mask=box:32", newline, "sigma 0.05". */
 static void problem_words(const make_spec *spec, char *out, size_t len)
@@ -209,51 +125,59 @@ static void problem_words(const make_spec *spec, char *out, size_t len)
         snprintf(out + used, len - used, "\nsigma %s", make_get(spec, "sigma"));
 }
 
-static void put_cell(pic_cell *cell, cell_text *words, const di_problem *p, const di_real *v,
-                     const di_real *truth, const char *title)
+/* A cell of what v (an image; measured: a measurement) looks like; truth: with its PSNR. */
+static void put(const sheet *s, cell *at, int measured, const di_real *v, const di_real *truth,
+                const char *title)
 {
-    size_t used = (size_t)snprintf(words->s, sizeof words->s, "%s", title);
-    if (truth && used < sizeof words->s)
-        snprintf(words->s + used, sizeof words->s - used, "\n%.2f dB",
-                 di_psnr(v, truth, count_of(p->x)));
-    cell->v = v;
-    cell->c = (size_t)p->x[0];
-    cell->h = (size_t)p->x[1];
-    cell->w = (size_t)p->x[2];
-    cell->caption = words->s;
+    size_t used = (size_t)snprintf(at->words, sizeof at->words, "%s", title);
+    if (truth && used < sizeof at->words)
+        snprintf(at->words + used, sizeof at->words - used, "\n%.2f dB",
+                 di_psnr(v, truth, count_of(s->p->x)));
+    if (!s->c->ctx->status)
+        view_small(s->c, s->spec, s->p, measured, v, &at->a);
 }
 
-typedef struct sheet {
-    size_t rows, columns, restored;
-    di_real *made;      /* two pictures a row: seen, trivial */
-    pic_cell *cell;
-    cell_text *words;
-} sheet;
-
-static void fill_row(const sheet *s, size_t row, const di_problem *p, const make_spec *spec,
-                     const di_real *y, const di_real *truth, const di_real *out,
-                     const char *title)
+/* What can be made of a measurement without anything else: the simple answer; else A^T y; else
+   the direction J^T y in which the truth would change. Its greatest value is 1 then. */
+static const char *look_back(const sheet *s, const di_real *y, const di_real *truth, di_real *x)
 {
-    size_t n = count_of(p->x), at = row * s->columns;
-    di_real *seen = s->made + 2 * row * n, *trivial = seen + n;
+    const di_problem *p = s->p;
+    const char *name = simple(p, y, x);
+    double most = 0;
+    if (name || s->c->ctx->status || !p->vjp || (!p->linear && !truth))
+        return name;
+    if (di_apply_vjp(p, 1, truth, y, x))
+        return NULL;
+    for (size_t i = 0; i < count_of(p->x); i++)
+        most = fabs((double)x[i]) > most ? fabs((double)x[i]) : most;
+    for (size_t i = 0; most > 0 && i < count_of(p->x); i++)
+        x[i] = (di_real)(x[i] / most);
+    return p->linear ? "adjoint" : "J' y at the truth";
+}
+
+/* Truth, measurement, the simple answer, then `restored` results. Returns the cells. */
+static size_t fill_row(const sheet *s, cell *row, const di_real *y, const di_real *truth,
+                       const di_real *out, size_t restored, const char *title)
+{
+    size_t n = count_of(s->p->x), at = 0;
     char words[120];
-    if (truth) {
-        put_cell(&s->cell[at], &s->words[at], p, truth, NULL, "truth");
-        at++;
+    di_real *x = malloc(n * sizeof *x);
+    if (!x) {
+        di_fail(s->c->ctx, DI_EMEMORY, "no memory for the sheet");
+        return 0;
     }
-    const char *name = show_measurement(p, y, seen, trivial);
-    if (!strcmp(p->name, "blackhole"))
-        small_view(p, spec, y, seen);
-    problem_words(spec, words, sizeof words);
-    put_cell(&s->cell[at], &s->words[at], p, seen,
-             name || !alike(p->x, p->y) ? NULL : truth, words);
-    at++;
-    if (name) {
-        put_cell(&s->cell[at], &s->words[at], p, trivial, truth, name);
-        at++;
-    }
-    for (size_t i = 0; i < s->restored; i++, at++)
-        put_cell(&s->cell[at], &s->words[at], p, out + i * n, truth, title);
+    const char *name = out ? simple(s->p, y, x) : look_back(s, y, truth, x);
+    if (truth)
+        put(s, &row[at++], 0, truth, NULL, "truth");
+    problem_words(s->spec, words, sizeof words);
+    put(s, &row[at++], 1, y, name && !*name ? truth : NULL, words);
+    if (name && *name)
+        put(s, &row[at++], 0, x, strchr(name, '\'') || !strcmp(name, "adjoint") ? NULL : truth,
+            name);
+    for (size_t i = 0; i < restored; i++)
+        put(s, &row[at++], 0, out + i * n, truth, title);
+    free(x);
+    return at;
 }
 
 /* --under: the earlier sheet on top, the new rows below, the narrower widened in its own
@@ -264,10 +188,10 @@ static int stack(cmd *c, const char *path, io_array *new)
     int code = input_array(c, path, &old);
     if (code)
         return code;
-    if (old.n != 1 || old.c != new->c)
+    if (old.n != 1 || (old.c != 1 && old.c != 3))
         code = di_fail(c->ctx, DI_EINPUT, "%s: not a sheet of this command", path);
     size_t w = old.w > new->w ? old.w : new->w, h = old.h + new->h;
-    if (!code && io_make(&all, 1, new->c, h, w))
+    if (!code && io_make(&all, 1, old.c > new->c ? old.c : new->c, h, w))
         code = di_fail(c->ctx, DI_EMEMORY, "no memory for the sheet");
     if (code) {
         io_free(&old);
@@ -276,7 +200,7 @@ static int stack(cmd *c, const char *path, io_array *new)
     for (size_t k = 0; k < all.c; k++)
         for (size_t i = 0; i < h; i++) {
             const io_array *from = i < old.h ? &old : new;
-            const di_real *plane = from->v + k * from->h * from->w;
+            const di_real *plane = from->v + (from->c > 1 ? k : 0) * from->h * from->w;
             for (size_t j = 0; j < w; j++)
                 all.v[(k * h + i) * w + j] =
                     j < from->w ? plane[(i < old.h ? i : i - old.h) * from->w + j] : plane[0];
@@ -288,41 +212,49 @@ static int stack(cmd *c, const char *path, io_array *new)
     return 0;
 }
 
+static int draw(const sheet *s, io_array *picture)
+{
+    char err[400];
+    pic_cell *cells = calloc(s->rows * s->columns, sizeof *cells);
+    if (!cells)
+        return di_fail(s->c->ctx, DI_EMEMORY, "no memory for the sheet");
+    for (size_t i = 0; i < s->rows * s->columns; i++) {
+        const cell *from = &s->cell[i / s->columns * MOST_COLUMNS + i % s->columns];
+        pic_cell to = {from->a.v, from->a.c, from->a.h, from->a.w, from->words};
+        cells[i] = to;
+    }
+    int code = cmd_io(s->c, pic_sheet(picture, cells, s->rows, s->columns, NULL, err,
+                                      sizeof err), err);
+    free(cells);
+    return code;
+}
+
 int sheet_write(cmd *c, const di_problem *p, const make_spec *spec, const io_array *y,
                 const io_array *truth, const io_array *out, const char *title)
 {
-    char err[400];
-    size_t n = count_of(p->x), m = count_of(p->y), samples = out->n / y->n;
-    sheet s = {y->n < MOST_ROWS ? y->n : MOST_ROWS, 0, 0, NULL, NULL, NULL};
+    size_t n = count_of(p->x), m = count_of(p->y), samples = out ? out->n / y->n : 0;
+    sheet s = {c, p, spec, y->n < MOST_ROWS ? y->n : MOST_ROWS, 0, NULL};
+    io_array picture = {0, 0, 0, 0, NULL, 0};
     if (!cmd_get(c, "sheet"))
         return 0;
-    s.restored = samples < MOST_RESTORED ? samples : MOST_RESTORED;
-    int two = !strcmp(p->name, "sr") || !strcmp(p->name, "inpaint") ||
-              !strcmp(p->name, "matrix");
-    s.columns = (truth->v ? 1u : 0u) + (two ? 2u : 1u) + s.restored;
-    s.made = calloc(2 * s.rows * n, sizeof *s.made);
-    s.cell = calloc(s.rows * s.columns, sizeof *s.cell);
-    s.words = calloc(s.rows * s.columns, sizeof *s.words);
-    int code = 0;
-    if (!s.made || !s.cell || !s.words)
-        code = di_fail(c->ctx, DI_EMEMORY, "no memory for the sheet");
-    for (size_t i = 0; !code && i < s.rows; i++)
-        fill_row(&s, i, p, spec, y->v + i * m,
-                 truth->v ? truth->v + (truth->n > 1 ? i : 0) * n : NULL,
-                 out->v + i * samples * n, title);
-    io_array picture = {0, 0, 0, 0, NULL, 0};
-    if (!code)
+    s.cell = calloc(s.rows * MOST_COLUMNS, sizeof *s.cell);
+    int code = s.cell ? 0 : (int)di_fail(c->ctx, DI_EMEMORY, "no memory for the sheet");
+    for (size_t i = 0; !code && i < s.rows; i++) {
+        s.columns = fill_row(&s, s.cell + i * MOST_COLUMNS, y->v + i * m,
+                             truth->v ? truth->v + (truth->n > 1 ? i : 0) * n : NULL,
+                             out ? out->v + i * samples * n : NULL,
+                             samples < MOST_RESTORED ? samples : MOST_RESTORED, title);
         code = c->ctx->status;
+    }
     if (!code)
-        code = cmd_io(c, pic_sheet(&picture, s.cell, s.rows, s.columns, NULL, err, sizeof err),
-                      err);
+        code = draw(&s, &picture);
     if (!code && cmd_get(c, "under"))
         code = stack(c, cmd_get(c, "under"), &picture);
     if (!code)
         code = cmd_write(c, "sheet", &picture);
     io_free(&picture);
-    free(s.made);
+    for (size_t i = 0; s.cell && i < s.rows * MOST_COLUMNS; i++)
+        io_free(&s.cell[i].a);
     free(s.cell);
-    free(s.words);
     return code;
 }

@@ -1,5 +1,6 @@
 /* view.c - an array as a person wants to see it */
 #include "cmd.h"
+#include "view_hole.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -374,6 +375,159 @@ static int view_sr(view *v)
     return view_any(v);
 }
 
+/* ==== What stands for numbers of one kind =============================================== */
+
+/* How arrays of a problem are coloured where they are no pictures, and what of their channels is
+   shown: all, or the length of each pair (real, imaginary). */
+static const struct look {
+    const char *problem;
+    int map[2];             /* of images, of measurements; MAP_NONE: as any picture */
+    int pairs;
+} looks[] = {
+    {"blackhole", {MAP_HEAT, MAP_NONE}, 0},
+    {"navier_stokes", {MAP_DIVERGING, MAP_DIVERGING}, 0},
+    {"phase", {MAP_NONE, MAP_LOG}, 0},
+    {"mri", {MAP_GREY, MAP_LOG}, 1},
+    {"scatter", {MAP_HEAT, MAP_DIVERGING}, 0},
+};
+
+static const struct look *look_of(const char *problem)
+{
+    for (size_t i = 0; i < sizeof looks / sizeof looks[0]; i++)
+        if (!strcmp(looks[i].problem, problem))
+            return &looks[i];
+    return NULL;
+}
+
+/* Pairs of channels become one, their length. */
+static int join_pairs(cmd *c, io_array *a)
+{
+    io_array b;
+    size_t plane = a->h * a->w;
+    if (io_make(&b, a->n, a->c / 2, a->h, a->w))
+        return no_room(c);
+    for (size_t i = 0; i < b.n * b.c * plane; i++) {
+        const di_real *re = a->v + i / plane * 2 * plane + i % plane;
+        b.v[i] = (di_real)sqrt((double)re[0] * re[0] + (double)re[plane] * re[plane]);
+    }
+    io_free(a);
+    *a = b;
+    return 0;
+}
+
+/* Whether v->a has the shape of the problem's measurements: then it is taken for one. */
+static int is_measured(view *v)
+{
+    di_problem *p;
+    int there = !view_problem(v, &p);
+    di_clear(v->c->ctx);
+    return there;
+}
+
+static int view_look(view *v)
+{
+    const struct look *look = look_of(v->spec->kind->name);
+    int measured = is_measured(v);
+    if (look->pairs && v->a.c % 2 == 0 && join_pairs(v->c, &v->a))
+        return DI_EMEMORY;
+    if (v->map == MAP_NONE)
+        v->map = look->map[measured];
+    return view_any(v);
+}
+
+static int view_hole(view *v)
+{
+    if (v->map != MAP_NONE || v->a.c != 1 || v->a.h != 1)
+        return view_look(v);
+    return view_blackhole(v->c->ctx, v->spec, &v->a, &v->out);
+}
+
+/* The mean over its channels, in colours: (1,3,h,w). */
+static int paint(cmd *c, const io_array *a, int map, io_array *out)
+{
+    size_t plane = a->h * a->w;
+    if (io_make(out, 1, 3, a->h, a->w))
+        return no_room(c);
+    for (size_t i = 0; i < plane; i++) {
+        double sum = 0;
+        for (size_t k = 0; k < a->c; k++)
+            sum += (double)a->v[k * plane + i];
+        out->v[i] = (di_real)(sum / (double)a->c);
+    }
+    range r = find_range(out->v, plane, map);
+    if (map == MAP_HEAT && r.lo >= -1 && r.hi <= 1) { /* an image: black is -1 */
+        r.lo = -1;
+        r.hi = 1;
+    }
+    for (size_t i = plane; i-- > 0; ) {
+        di_real rgb[3];
+        colour(map, place(&r, (double)out->v[i]), rgb);
+        for (size_t k = 3; k-- > 0; )
+            out->v[k * plane + i] = rgb[k];
+    }
+    out->picture = 1;
+    return 0;
+}
+
+/* out = means of squares of side k */
+static int shrink(cmd *c, io_array *out, size_t k)
+{
+    io_array a;
+    if (io_make(&a, 1, out->c, out->h / k, out->w / k))
+        return no_room(c);
+    for (size_t i = 0; i < a.c * a.h * a.w; i++) {
+        size_t x = i % a.w, y = i / a.w % a.h, plane = i / (a.w * a.h);
+        double sum = 0;
+        for (size_t j = 0; j < k * k; j++)
+            sum += (double)out->v[(plane * out->h + y * k + j / k) * out->w + x * k + j % k];
+        a.v[i] = (di_real)(sum / (double)(k * k));
+    }
+    a.picture = 1;
+    io_free(out);
+    *out = a;
+    return 0;
+}
+
+int view_small(cmd *c, const make_spec *spec, const di_problem *p, int measured,
+               const di_real *v, io_array *out)
+{
+    const int *shape = measured ? p->y : p->x;
+    const struct look *look = look_of(p->name);
+    int map = look ? look->map[measured] : MAP_NONE, code = 0;
+    io_array a;
+    memset(out, 0, sizeof *out);
+    if (io_make(&a, 1, (size_t)shape[0], (size_t)shape[1], (size_t)shape[2]))
+        return no_room(c);
+    size_t n = a.c * a.h * a.w;
+    memcpy(a.v, v, n * sizeof *v);
+    if (measured && !strcmp(p->name, "inpaint")) /* missing pixels hold noise only */
+        p->apply(p, v, a.v);
+    if (measured && !strcmp(p->name, "blackhole")) {
+        code = view_blackhole(c->ctx, spec, &a, out);
+        if (!code)
+            code = shrink(c, out, 2);
+    } else if (a.c == 1 && a.h == 1 && a.w > 1) {
+        view line = {c, a, spec, MAP_NONE, 0, {0, 0, 0, 0, NULL, 0}};
+        int quiet = c->quiet;
+        c->quiet = 1;
+        code = view_lines(&line);
+        c->quiet = quiet;
+        *out = line.out;
+        if (!code)
+            code = shrink(c, out, 2);
+    } else if (map != MAP_NONE || (a.c != 1 && a.c != 3)) {
+        if (look && look->pairs && a.c % 2 == 0)
+            code = join_pairs(c, &a);
+        if (!code)
+            code = paint(c, &a, map == MAP_NONE ? MAP_DIVERGING : map, out);
+    } else {
+        *out = a;
+        return 0;
+    }
+    io_free(&a);
+    return code;
+}
+
 /* How a problem's measurements are shown, if otherwise than any array of their shape. */
 static const struct kind {
     const char *problem;
@@ -381,6 +535,11 @@ static const struct kind {
 } kinds[] = {
     {"inpaint", view_inpaint},
     {"sr", view_sr},
+    {"blackhole", view_hole},
+    {"navier_stokes", view_look},
+    {"phase", view_look},
+    {"mri", view_look},
+    {"scatter", view_look},
 };
 
 static int make_view(view *v)
