@@ -87,21 +87,25 @@ demo: diffinv
 # Tests run in both builds; waiting threads sleep, so a busy machine does not stall them.
 T       = $(B)/tests
 D       = build/double/tests
-TESTS   = ops fft problems solvers net hostile mo dmplug cps
+TESTS   = ops fft problems solvers net hostile mo dmplug cps flow
+# A test's own sources beside tools/io.c.
+WITH_flow = $(filter-out tools/make_image.c,$(wildcard tools/make*.c)) tools/picture.c tools/view_flow.c
 CHECK   = $(CC) $(WARN) -O2 $(EXACT) $(OMP) -I.
 test: all
 	@$(MAKE) --no-print-directory DOUBLE=1 diffinv-double libdiffinv-double.a
 	@mkdir -p $(T) $(D)
 	for t in $(TESTS); do \
-	  $(CHECK) $(DEFS) -o $(T)/$$t tests/test_$$t.c tools/io.c libdiffinv.a -lm && \
-	  $(CHECK) $(DEFS) -DDI_DOUBLE -o $(D)/$$t tests/test_$$t.c tools/io.c libdiffinv-double.a -lm || exit 1; done
+	  case $$t in flow) with='$(WITH_flow)';; *) with=;; esac; \
+	  $(CHECK) $(DEFS) -o $(T)/$$t tests/test_$$t.c tools/io.c $$with libdiffinv.a -lm && \
+	  $(CHECK) $(DEFS) -DDI_DOUBLE -o $(D)/$$t tests/test_$$t.c tools/io.c $$with libdiffinv-double.a -lm || exit 1; done
 	$(CHECK) -o $(T)/io tests/test_io.c tools/io.c tools/picture.c -lm
 	$(CHECK) $(DEFS) -o $(T)/hash tests/hash.c libdiffinv.a -lm
 	$(CHECK) $(DEFS) -DDI_DOUBLE -o $(D)/hash tests/hash.c libdiffinv-double.a -lm
 	@CC='$(CC)' OMP_WAIT_POLICY=passive sh tests/run.sh \
 	  $(foreach t,$(TESTS),'$(t)=$(T)/$(t)' '$(t), double=$(D)/$(t)') 'files=$(T)/io' \
 	  'bits=sh tests/test_bits.sh $(T)/hash $(D)/hash' 'build=sh tests/test_build.sh' \
-	  'converter=python3 tests/test_convert.py' 'command=sh tests/test_cli.sh ./diffinv'
+	  'converter=python3 tests/test_convert.py' 'command=sh tests/test_cli.sh ./diffinv' \
+	  'command, fluid=sh tests/test_cli_flow.sh ./diffinv'
 
 bench: libdiffinv$(S).a
 	$(CC) $(WARN) -O2 -march=native -ffp-contract=fast $(OMP) $(DEFS) -I. -o $(B)/bench tools/bench.c libdiffinv$(S).a -lm

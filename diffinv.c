@@ -1354,7 +1354,8 @@ static di_status flow_keep(flow *q, flow_tape *t)
         double *more = di_new(ctx, (2 * t->room + 64) * q->lanes, sizeof *more);
         if (!more)
             return ctx->status;
-        memcpy(more, t->dt, t->count * q->lanes * sizeof *more);
+        for (size_t i = 0; i < t->count * q->lanes; i++)
+            more[i] = t->dt[i];
         di_free(ctx, t->dt);
         t->dt = more;
         t->room = 2 * t->room + 64;

@@ -271,6 +271,7 @@ di_status make_mask(di_ctx *ctx, const char *text, const char *at, const char *m
 
 static const make_kind *const kinds[] = {
     &make_denoise, &make_inpaint, &make_sr, &make_gblur, &make_matrix,
+    &make_navier_stokes,
 };
 enum { KINDS = sizeof kinds / sizeof kinds[0] };
 

@@ -28,7 +28,8 @@ typedef struct make_kind {
     di_param param[MAKE_PARAMS + 1]; /* ends with key NULL */
 } make_kind;
 
-extern const make_kind make_denoise, make_inpaint, make_sr, make_gblur, make_matrix;
+extern const make_kind make_denoise, make_inpaint, make_sr, make_gblur, make_matrix,
+    make_navier_stokes;
 
 /* Parameters that many problems have. */
 #define MAKE_SIGMA \
