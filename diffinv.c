@@ -1334,7 +1334,7 @@ static di_status flow_check(flow *q)
         if (!(v < HUGE_VAL))
             return di_fail(q->p.ctx, DI_ENUMERIC, "navier_stokes: unstable: NaN or infinity in "
                            "step %.0f, at time %g: %s", (double)q->steps[l], q->time[l],
-                           q->set.dt > 0 ? "take a smaller dt, or dt=0, which adapts it"
+                           q->set.dt > 0 ? "take a smaller dt, or the adaptive one"
                                          : "the field is too large");
     }
     return DI_OK;
