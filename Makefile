@@ -95,7 +95,7 @@ demo: diffinv
 # Tests run in both builds; waiting threads sleep, so a busy machine does not stall them.
 T       = $(B)/tests
 D       = build/double/tests
-TESTS   = ops fft problems images fourier nblur solvers net hostile mo dmplug cps hole alloc
+TESTS   = ops fft problems images fourier nblur solvers net hostile mo dmplug cps hole flow alloc
 # What tests take of the command: its files and makers.
 MAKERS  = io picture score view_hole \
           $(filter-out make_image,$(patsubst tools/%.c,%,$(wildcard tools/make*.c)))
@@ -125,6 +125,7 @@ test: all
 	  'hostile inputs=$(T)/fuzz $(foreach t,$(FUZZ),$(t) $(wildcard tests/fuzz/$(t)/*))' \
 	  'bits=sh tests/test_bits.sh $(T)/hash $(D)/hash' 'build=sh tests/test_build.sh' \
 	  'converter=python3 tests/test_convert.py' 'command=sh tests/test_cli.sh ./diffinv' \
+	  'command, fluid=sh tests/test_cli_flow.sh ./diffinv' \
 	  'command, Fourier=sh tests/test_cli_fourier.sh ./diffinv $(T)/nblur' \
 	  'command, black hole=sh tests/test_cli_hole.sh ./diffinv' \
 	  'command, images=sh tests/test_cli_images.sh ./diffinv' \

@@ -2846,7 +2846,7 @@ static di_status flow_check(flow *q)
         if (!(v < HUGE_VAL))
             return di_fail(q->p.ctx, DI_ENUMERIC, "navier_stokes: unstable: NaN or infinity in "
                            "step %.0f, at time %g: %s", (double)q->steps[l], q->time[l],
-                           q->set.dt > 0 ? "take a smaller dt, or dt=0, which adapts it"
+                           q->set.dt > 0 ? "take a smaller dt, or the adaptive one"
                                          : "the field is too large");
     }
     return DI_OK;
@@ -2866,7 +2866,8 @@ static di_status flow_keep(flow *q, flow_tape *t)
         double *more = di_new(ctx, (2 * t->room + 64) * q->lanes, sizeof *more);
         if (!more)
             return ctx->status;
-        memcpy(more, t->dt, t->count * q->lanes * sizeof *more);
+        for (size_t i = 0; i < t->count * q->lanes; i++)
+            more[i] = t->dt[i];
         di_free(ctx, t->dt);
         t->dt = more;
         t->room = 2 * t->room + 64;

@@ -1329,25 +1329,24 @@ static void flow_adjoint(const di_flow_grid *g, int stage, const di_half abc[3],
         const di_real *b = (im ? abc[1].re : abc[1].im) + at;
         di_real *r = (im ? abc[2].im : abc[2].re) + at, *x = (im ? l.im : l.re) + at;
         di_real *m = (im ? mu.im : mu.re) + at, *n = (im ? nu.im : nu.re) + at;
-        if (stage) {
+        if (stage == 0) {
             APART
-            for (size_t j = 0; j < kept; j++)
-                r[j] += (sign * k2[j] * a[j] - k1 * b[j]) / (g1 + g2[j]);
-            memset(r + kept, 0, (row - kept) * sizeof *r);
-            if (i == 0) /* the mean */
-                memset(r, 0, row / (g->n / 2 + 1) * sizeof *r);
+            for (size_t j = 0; j < row; j++)
+                m[j] = x[j] / (1 + step[j] * half * (g1 + g2[j]));
+            continue;
         }
         APART
+        for (size_t j = 0; j < kept; j++)
+            r[j] += (sign * k2[j] * a[j] - k1 * b[j]) / (g1 + g2[j]);
+        memset(r + kept, 0, (row - kept) * sizeof *r);
+        if (i == 0) /* the mean */
+            memset(r, 0, row / (g->n / 2 + 1) * sizeof *r);
+        APART
         for (size_t j = 0; j < row; j++) {
-            const di_real dt = step[j], h = dt * half * (g1 + g2[j]);
-            if (stage == 0) {
-                m[j] = x[j] / (1 + h);
-            } else if (stage == 1) {
-                n[j] = (di_real)0.5 * dt * r[j] / (1 + h);
-                x[j] = (di_real)0.5 * m[j] + n[j];
-            } else {
-                x[j] = (1 - h) * (m[j] + n[j]) + dt * r[j];
-            }
+            const di_real dt = step[j], h = dt * half * (g1 + g2[j]), M = m[j], R = r[j];
+            const di_real first = (di_real)0.5 * dt * R / (1 + h), old = n[j];
+            n[j] = stage == 1 ? first : old;
+            x[j] = stage == 1 ? (di_real)0.5 * M + first : (1 - h) * (M + old) + dt * R;
         }
     }
 }

@@ -290,6 +290,28 @@ static void solvers(di_ctx *ctx, const char *kind)
     di_net_close(net);
 }
 
+/* Fields of a batch and alone, lengths with and without odd factors, and the derivative. */
+static void fluid(di_ctx *ctx, const char *kind)
+{
+    enum { MOST = 17 * 20 * 20 };
+    static di_real x[MOST], y[MOST], g[MOST];
+    char text[65];
+    sha s;
+    sha_start(&s);
+    di_normal(x, MOST, 6, DI_STREAM_INIT, 0, 0);
+    for (int n = 16; n <= 20; n += 2) {
+        size_t count = n == 16 ? 17 : 2;
+        di_flow f = { 200, 0.04, 0, 4, 10, 2, 0, 3 };
+        di_problem *p;
+        need(ctx, di_problem_navier_stokes(ctx, n, &f, &p), "navier_stokes");
+        need(ctx, di_apply(p, count, x, y) || di_apply_vjp(p, count, x, y, g), "apply");
+        put(&s, y, count * (size_t)(n / 2 * (n / 2)));
+        put(&s, g, count * (size_t)(n * n));
+    }
+    sha_text(&s, text);
+    printf("%s fluid %s\n", kind, text);
+}
+
 int main(int argc, char **argv)
 {
     sha_constants(K);
@@ -316,6 +338,8 @@ int main(int argc, char **argv)
         sha_text(&s, text);
         printf("%s Fourier, blur %s\n", kind, text);
         solvers(ctx, kind);
+        if (fast)
+            fluid(ctx, kind);
         di_close(ctx);
     }
     return 0;

@@ -272,7 +272,8 @@ di_status make_mask(di_ctx *ctx, const char *text, const char *at, const char *m
 static const make_kind *const kinds[] = {
     &make_denoise, &make_inpaint, &make_sr, &make_gblur, &make_motion, &make_nlblur,
     &make_nblur, &make_blind, &make_turbulence, &make_hdr, &make_colorize, &make_jpeg,
-    &make_phase, &make_mri, &make_scatter, &make_blackhole, &make_matrix,
+    &make_phase, &make_mri, &make_scatter, &make_blackhole,
+    &make_navier_stokes, &make_matrix,
 };
 enum { KINDS = sizeof kinds / sizeof kinds[0] };
 

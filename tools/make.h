@@ -34,6 +34,7 @@ extern const make_kind make_motion, make_nlblur, make_blind, make_turbulence, ma
     make_colorize, make_jpeg, make_blackhole;
 extern const make_kind make_phase, make_mri, make_scatter; /* make_fourier.c */
 extern const make_kind make_nblur;                         /* make_nblur.c */
+extern const make_kind make_navier_stokes;                 /* make_flow.c */
 
 /* What few problems have beside their row; any function may be NULL. */
 typedef struct make_extra {

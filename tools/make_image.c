@@ -1,6 +1,7 @@
 /* make_image.c - the verb make: test pictures and other inputs by name */
 #define _XOPEN_SOURCE 700
 #include "cmd.h"
+#include "make_flow.h"
 #include "make_hole.h"
 
 #include <math.h>
@@ -24,7 +25,9 @@ struct maker {
     const char *name, *title;
     const char *size;       /* default of --size; NULL: it is no picture */
     int picture;            /* values are in [-1,1] */
-    int (*draw)(const make_job *j, di_real *x);   /* x (1,h,w) */
+    int channels;
+    int (*draw)(const make_job *j, di_real *x);   /* x (channels,h,w); 0, or nothing said: no
+                                                     memory */
     int (*write)(const make_job *j, char **words); /* or a text, malloc'd */
     di_param param[MAKE_PARAMS + 1];
 };
@@ -174,6 +177,71 @@ static int draw_crescent(const make_job *j, di_real *x)
     {"north", "-4:4", "-100000:100000", ""}, \
     {"blur", blurred, "0:100000", "FWHM of a Gaussian over all"}
 
+/* ==== A body, for magnetic resonance ====================================================== */
+
+/* Ellipses of one tissue in another, edges a pixel soft, under a phase that varies slowly. */
+static int draw_phantom(const make_job *j, di_real *x)
+{
+    enum { ELLIPSES = 7, WAVES = 3 };
+    double shape[ELLIPSES][6], wave[WAVES][3], phase = number(j, "phase");
+    size_t n = (size_t)j->h * (size_t)j->w;
+    uint32_t at = 64; /* behind the parameters' words */
+    for (int e = 0; e < ELLIPSES; e++) /* centre, half axes, angle, how much it adds */
+        for (int k = 0; k < 6; k++)
+            shape[e][k] = di_bits(at++, j->seed, DI_STREAM_MASK, j->i, 0) / 4294967296.0;
+    for (int e = 0; e < WAVES; e++)
+        for (int k = 0; k < 3; k++)
+            wave[e][k] = di_bits(at++, j->seed, DI_STREAM_MASK, j->i, 0) / 4294967296.0;
+    for (size_t i = 0; i < n; i++) {
+        double u = 2 * ((double)(i % (size_t)j->w) + 0.5) / j->w - 1, p = 0, turn = 0;
+        double v = 2 * ((double)(i / (size_t)j->w) + 0.5) / j->h - 1;
+        for (int e = 0; e < ELLIPSES; e++) {
+            const double *s = shape[e];
+            double angle = PI * s[4], size = e ? 0.1 + 0.3 * s[2] : 0.75;
+            double a = u - (e ? 0.9 * (s[0] - 0.5) : 0), b = v - (e ? 0.9 * (s[1] - 0.5) : 0);
+            double major = a * di_cos(angle) + b * di_sin(angle);
+            double minor = (b * di_cos(angle) - a * di_sin(angle)) / (0.6 + 0.4 * s[3]);
+            double in = (size - sqrt(major * major + minor * minor)) * j->h / 2 + 0.5;
+            p += (e ? 0.6 * (s[5] - 0.4) : 0.5) * (in < 0 ? 0 : in > 1 ? 1 : in);
+        }
+        for (int e = 0; e < WAVES; e++)
+            turn += phase / WAVES * di_cos(PI * (wave[e][0] * u + wave[e][1] * v)
+                                           + 2 * PI * wave[e][2]);
+        p = p < 0 ? 0 : p > 1 ? 1 : p;
+        x[i] = (di_real)(p * di_cos(turn));
+        x[n + i] = (di_real)(p * di_sin(turn));
+    }
+    return 0;
+}
+
+/* ==== Fields of a fluid =================================================================== */
+
+static int flow_side(const make_job *j)
+{
+    if (j->h == j->w && j->h % 2 == 0 && j->h >= 8)
+        return 0;
+    return di_fail(j->c->ctx, DI_EUSAGE, "make %s: --size %dx%d: a fluid's field is a square of "
+                   "an even side, 8 or more", j->row->name, j->h, j->w);
+}
+
+static int draw_grf(const make_job *j, di_real *x)
+{
+    flow_plan plan = FLOW_PLAN;
+    plan.alpha = number(j, "alpha");
+    plan.tau = number(j, "tau");
+    return flow_side(j) || make_grf(j->c->ctx, &plan, j->seed, j->i, j->h, x);
+}
+
+static int draw_vorticity(const make_job *j, di_real *x)
+{
+    flow_plan plan = FLOW_PLAN;
+    plan.alpha = number(j, "alpha");
+    plan.tau = number(j, "tau");
+    plan.time = number(j, "time");
+    plan.re = number(j, "re");
+    return flow_side(j) || make_vorticity(j->c->ctx, &plan, j->seed, j->i, 1, j->h, x);
+}
+
 /* ==== A telescopes' coverage ============================================================= */
 
 static int write_uv(const make_job *j, char **words)
@@ -192,11 +260,25 @@ static int write_uv(const make_job *j, char **words)
 /* ==== The table and the verb ============================================================= */
 
 static const maker makers[] = {
-    {"ring", "a blurred ring, brighter on one side", "64x64", 1, draw_ring, NULL,
+    {"ring", "a blurred ring, brighter on one side", "64x64", 1, 1, draw_ring, NULL,
      {SKY_PARAMS("8:14", "0.3:0.9", "4")}},
-    {"crescent", "a disc with a smaller one cut out of it", "64x64", 1, draw_crescent, NULL,
+    {"crescent", "a disc with a smaller one cut out of it", "64x64", 1, 1, draw_crescent,
+     NULL,
      {SKY_PARAMS("8:12", "0.6:1", "6")}},
-    {"uv", "a coverage for blackhole's uv=, as text", NULL, 0, NULL, write_uv,
+    {"phantom", "a slice through a body for mri: real and imaginary part", "128x128", 0, 2,
+     draw_phantom, NULL,
+     {{"phase", "1", "0:10", "greatest phase, radians: how complex it is"}}},
+    {"grf", "a Gaussian random field, spectrum (k^2 + tau^2)^-alpha", "128x128", 0, 1, draw_grf,
+     NULL,
+     {{"alpha", "4", "1.001:100", "how smooth it is (InverseBench's EKI)"},
+      {"tau", "3", "0.001:1000", "below what wavenumber it is flat (InverseBench's EKI)"}}},
+    {"vorticity", "a fluid's, for navier_stokes: a random field that evolved", "128x128", 0, 1,
+     draw_vorticity, NULL,
+     {{"alpha", "4", "1.001:100", "of the field that it starts with"},
+      {"tau", "3", "0.001:1000", "of that field"},
+      {"time", "5", "0:1000", "how long it evolves (InverseBench's data)"},
+      {"re", "200", "0.001:1e9", "Reynolds number"}}},
+    {"uv", "a coverage for blackhole's uv=, as text", NULL, 0, 0, NULL, write_uv,
      {{"array", "m87", "m87|eht2017", "SEFDs of the stations"},
       {"source", "m87", "m87|sgra", "what is looked at"},
       {"mjd", "57850", "40000..80000 int", "day (57850: 6 April 2017)"},
@@ -270,14 +352,14 @@ static int make_pictures(make_job *j, size_t n)
 {
     cmd *c = j->c;
     io_array a;
-    size_t plane = (size_t)j->h * (size_t)j->w;
-    if (io_make(&a, n, 1, (size_t)j->h, (size_t)j->w))
+    size_t channels = (size_t)j->row->channels, size = channels * (size_t)j->h * (size_t)j->w;
+    if (io_make(&a, n, channels, (size_t)j->h, (size_t)j->w))
         return di_fail(c->ctx, DI_EMEMORY, "no memory for %zu pictures", n);
     a.picture = j->row->picture;
     int code = 0;
     for (j->i = 0; !code && j->i < n; j->i++)
-        if (j->row->draw(j, a.v + j->i * plane))
-            code = di_fail(c->ctx, DI_EMEMORY, "no memory for a picture");
+        if (j->row->draw(j, a.v + j->i * size))
+            code = c->ctx->status ? (int)c->ctx->status : (int)di_fail(c->ctx, DI_EMEMORY, "no memory for a picture");
     if (!code)
         code = cmd_write(c, "output", &a);
     io_free(&a);

@@ -1,0 +1,123 @@
+#!/bin/sh
+# The fluid as a user types it. From the root of the tree:  sh tests/test_cli_flow.sh ./diffinv
+# Its fields are those of tests/vectors.
+
+case ${1:-./diffinv} in
+/*) D=${1:-./diffinv} ;;
+*) D=$PWD/${1:-./diffinv} ;;
+esac
+[ -x "$D" ] || { echo "test_cli_flow: no command at $D"; exit 1; }
+T=$(mktemp -d) || exit 1
+trap 'rm -rf "$T"' EXIT
+trap 'exit 1' INT TERM
+V=$PWD/tests/vectors
+cd "$T" || exit 1
+pass=0
+fail=0
+
+yes() { pass=$((pass + 1)); }
+no() { fail=$((fail + 1)); echo "FAILED: $*"; }
+
+# good NAME COMMAND...: succeeds. Its output is left in out and err.
+good() {
+    name=$1
+    shift
+    if "$@" >out 2>err; then yes; else
+        no "$name: exit code $?: $*"
+        sed 's/^/    /' err
+    fi
+}
+
+# bad CODE WORDS COMMAND...: fails with that code and one line that holds the words; no output x.*
+# appears.
+bad() {
+    code=$1
+    words=$2
+    shift 2
+    "$@" >out 2>err
+    got=$?
+    if [ "$got" -eq "$code" ] && [ "$(wc -l <err)" -eq 1 ] && grep -q -e "$words" err &&
+        ! ls x.* >/dev/null 2>&1; then yes; else
+        no "exit code $got for $code, or not one line with '$words', or an output: $*"
+        sed 's/^/    /' err
+        rm -f x.*
+    fi
+}
+
+same() { if cmp -s "$2" "$3"; then yes; else no "$1: $2 and $3 differ"; fi; }
+holds() { if grep -q -e "$2" "$1"; then yes; else no "$1 lacks '$2'"; fi; }
+true_that() { if awk "BEGIN { exit !($2) }"; then yes; else no "$1: $2"; fi; }
+column() { awk -F '\t' -v c="$1" 'NR == 1 { for (i = 1; i <= NF; i++) if ($i == c) k = i }
+                                  NR == 2 { print $k }' out; }
+
+# npy FILE SHAPE COUNT NAN: a field of 0.25; element NAN is NaN
+npy() {
+    {
+        printf '\223NUMPY\001\000\166\000%-117s\n' \
+            "{'descr': '<f4', 'fortran_order': False, 'shape': ($2), }"
+        i=0
+        while [ $i -lt "$3" ]; do
+            if [ $i -eq "$4" ]; then printf '\000\000\300\177'; else printf '\000\000\200\076'; fi
+            i=$((i + 1))
+        done
+    } >"$1"
+}
+P="-p navier_stokes"
+
+# shellcheck disable=SC2086
+{
+good "list" "$D" list problems --defaults
+holds out '^navier_stokes .*exact adjoint'
+holds out 'InverseBench: 2, 4, 8'
+
+# The official program's numbers
+good "op" "$D" op $P sub=1 -i "$V/flow16.x.npy" -o y.npy
+good "eval" "$D" eval y.npy "$V/flow16.y.npy"
+true_that "the official answer" "$(column relative_l2) < 1e-5"
+good "derivative" "$D" op $P time=0.25 -i "$V/flow16.x.npy" -o y.npy --vjp "$V/flow16.v.npy" \
+    --gx gx.npy
+good "eval" "$D" eval gx.npy "$V/flow16.gx.npy"
+true_that "the official derivative" "$(column relative_l2) < 1e-5"
+good "kept little" "$D" op $P time=0.25 keep=4 -i "$V/flow16.x.npy" -o y.npy \
+    --vjp "$V/flow16.v.npy" --gx gx4.npy
+same "keep= changes no bit" gx.npy gx4.npy
+good "fixed step" "$D" op $P sub=4 dt=0.01 -i "$V/flow32.x.npy" -o y.npy
+good "eval" "$D" eval y.npy "$V/flow32.dt.y.npy"
+true_that "the official fixed steps" "$(column relative_l2) < 1e-5"
+
+# Measured and solved with a Gaussian prior
+npy mean.npy "1, 16, 16" 256 -1
+cp mean.npy var.npy
+good "measure" "$D" measure -w none $P sigma=0.1 -i "$V/flow16.x.npy" -o y.npy
+holds y.npy.run '^problem=navier_stokes$'
+holds y.npy.run '^problem.re=200$'
+for solver in "dps steps=4 scale=0.01" "cps steps=3 n=17" "scg steps=3 n=17"; do
+    good "solve $solver" "$D" solve -w gauss:mean.npy,var.npy -y y.npy -s $solver \
+        --truth "$V/flow16.x.npy" -o s.npy
+    true_that "a finite error" "$(column relative_l2) < 10"
+done
+good "repeat" "$D" solve @s.npy.run -q -o s2.npy
+same "a record repeats the run" s.npy s2.npy
+
+# Refusals
+I="-i $V/flow32.x.npy -o x.npy"
+bad 1 "sub=3 does not divide" "$D" op $P sub=3 $I
+bad 1 "re=-1 is out of range" "$D" op $P re=-1 $I
+bad 1 "time=-1 is out of range" "$D" op $P time=-1 $I
+bad 1 "give adaptive, batch or a positive number" "$D" op $P dt=ten $I
+bad 1 "give adaptive, batch or a positive number" "$D" op $P dt=-2 $I
+bad 1 "at most 2000000 steps" "$D" op $P dt=1e-9 $I
+bad 1 "did you mean 'forcing'" "$D" op $P forcng=1 $I
+bad 4 "unstable: NaN or infinity in step" "$D" op $P dt=1 time=100 scale=400 $I
+bad 4 "the field is too large" "$D" op $P scale=100000 $I
+bad 2 "3 channels: give the vorticity alone" "$D" op $P -i "$V/flow_batch.x.npy" -o x.npy
+npy odd.npy "1, 15, 15" 225 -1
+bad 2 "15x15: it must be square with an even side" "$D" op $P -i odd.npy -o x.npy
+npy oblong.npy "1, 16, 8" 128 -1
+bad 2 "16x8: it must be square" "$D" op $P -i oblong.npy -o x.npy
+npy hurt.npy "1, 16, 16" 256 100
+bad 4 "NaN or infinity" "$D" op $P -i hurt.npy -o x.npy
+}
+
+echo "$pass passed, $fail failed"
+[ $fail = 0 ]
