@@ -701,7 +701,7 @@ holds err "repeated to 3 channels"
 
 bad 1 "did you mean 'solve'" "$D" slove
 bad 1 "did you mean --seed" "$D" solve --sed 3
-bad 1 "it belongs to solve" "$D" measure --sheet x.png
+bad 1 "it belongs to measure, solve" "$D" sample --sheet x.png
 bad 1 "did you mean --preview" "$D" solve --previw 3
 bad 1 "it belongs to view" "$D" solve --map heat
 bad 1 "preview=0" "$D" solve -y y.npy --preview 0 -o x.png

@@ -6,32 +6,45 @@ set -e
 D=./diffinv
 OUT=demo-out
 face=${1:-tools/demo.png}
-mkdir -p $OUT
-under=
-row() { # NAME ARGUMENTS-OF-MEASURE...
-    name=$1
-    shift
+T=$OUT/gallery-tmp
+mkdir -p $T
+rm -f $OUT/gallery.png
+k=0
+cell() { # ARGUMENTS-OF-MEASURE...: three to a row
+    k=$((k + 1))
+    beside=
+    under=
+    sheet=$T/row.png
+    [ $((k % 3)) = 1 ] || beside="--beside $T/row.png"
+    if [ $((k % 3)) = 0 ]; then
+        sheet=$OUT/gallery.png
+        [ $k = 3 ] || under="--under $OUT/gallery.png"
+    fi
     # shellcheck disable=SC2086
-    $D measure -q "$@" -o $OUT/gallery-$name.npy --sheet $OUT/gallery.png $under
-    rm -f $OUT/gallery-$name.npy $OUT/gallery-$name.npy.run
-    under="--under $OUT/gallery.png"
+    $D measure -q "$@" -o $T/y.npy --sheet $sheet $beside $under
 }
-picture() { name=$1; shift; row "$name" -p "$@" -i "$face" --fit resize; }
+picture() { cell -p "$@" -i "$face" --fit resize; }
 
-picture denoise denoise sigma=0.2
-picture inpaint inpaint mask=random:0.7
-picture sr sr factor=4
-picture gblur gblur size=15 std=1.5
-picture motion motion size=15
-picture nlblur nlblur
-picture blind blind size=16
-picture turbulence turbulence size=16
-picture hdr hdr
-picture colorize colorize
-picture jpeg jpeg
-picture phase phase
-$D make -q ring --seed 4 -o $OUT/ring.npy
-row blackhole -p blackhole -i $OUT/ring.npy
-row scatter -w none -p scatter -i $OUT/ring.npy
-rm -f $OUT/ring.npy $OUT/ring.npy.run
+$D make -q ring --seed 4 -o $T/ring.npy
+$D make -q phantom --seed 3 --size 64x64 -o $T/phantom.npy
+$D make -q vorticity --seed 2 --size 64x64 -o $T/flow.npy
+picture denoise sigma=0.2
+picture inpaint mask=random:0.7
+picture sr
+picture gblur size=15 std=1.5
+picture motion size=15
+picture nlblur
+picture blind size=16
+picture turbulence size=16
+picture hdr
+picture colorize
+picture jpeg quality=10
+picture phase
+cell -p mri -w none -i $T/phantom.npy
+cell -p scatter -w none -i $T/ring.npy
+cell -p blackhole -i $T/ring.npy
+cell -p navier_stokes sub=4 -w none -i $T/flow.npy
+picture sr kind=mean
+picture inpaint mask=box:24
+rm -r $T
 echo "look at $OUT/gallery.png"

@@ -296,6 +296,7 @@ static const option options[] = {
     {"--std", "std", 1, V_SOLVE | V_SAMPLE, "a file"},
     {"--sheet", "sheet", 1, V_SOLVE | V_MEASURE, "a file"},
     {"--under", "under", 1, V_SOLVE | V_MEASURE, "an earlier sheet"},
+    {"--beside", "beside", 1, V_SOLVE | V_MEASURE, "an earlier sheet"},
     {"--trace", "trace", 1, V_SOLVE | V_SAMPLE, "a file"},
     {"--oracle", "oracle", 0, V_SOLVE, ""},
     {"--preview", "preview", 1, V_SOLVE | V_SAMPLE, "a number of steps"},
@@ -330,11 +331,11 @@ static int recorded(const option *o, int place)
     static const char *const never[] = {"quiet", "verbose", "help", "version", "defaults",
                                         "resume", NULL};
     static const char *const outside[] = {"threads", "isa", "mem", "truth", "output", "gx",
-                                          "sheet", "under", "trace", "simple", "save-every",
-                                          "mean", "std", "preview", NULL};
+                                          "sheet", "under", "beside", "trace", "simple",
+                                          "save-every", "mean", "std", "preview", NULL};
     static const char *const free_to_change[] = {"threads", "isa", "output", "sheet", "under",
-                                                 "save-every", "mean", "std", "preview",
-                                                 NULL};
+                                                 "beside", "save-every", "mean", "std",
+                                                 "preview", NULL};
     return !among(o->key, never) && !(place == IN_PICTURE && among(o->key, outside)) &&
            !(place == IN_STATE && among(o->key, free_to_change));
 }

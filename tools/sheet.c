@@ -137,15 +137,16 @@ static void put(const sheet *s, cell *at, int measured, const di_real *v, const 
         view_small(s->c, s->spec, s->p, measured, v, &at->a);
 }
 
-/* What can be made of a measurement without anything else: the simple answer; else A^T y; else
-   the direction J^T y in which the truth would change. Its greatest value is 1 then. */
+/* What can be made of a measurement without anything else: A^+ y; else A^T y; else J(x)^T y at
+   the truth x, the greatest value brought to 1. */
 static const char *look_back(const sheet *s, const di_real *y, const di_real *truth, di_real *x)
 {
     const di_problem *p = s->p;
-    const char *name = simple(p, y, x);
     double most = 0;
-    if (name || s->c->ctx->status || !p->vjp || (!p->linear && !truth))
-        return name;
+    if (p->pinv)
+        return di_apply_pinv(p, 1, y, x) ? NULL : "pseudo-inverse";
+    if (!p->vjp || (!p->linear && !truth))
+        return NULL;
     if (di_apply_vjp(p, 1, truth, y, x))
         return NULL;
     for (size_t i = 0; i < count_of(p->x); i++)
@@ -180,9 +181,9 @@ static size_t fill_row(const sheet *s, cell *row, const di_real *y, const di_rea
     return at;
 }
 
-/* --under: the earlier sheet on top, the new rows below, the narrower widened in its own
-   background. */
-static int stack(cmd *c, const char *path, io_array *new)
+/* Two sheets as one, the old one above or (across) left of the new one; what is left of the
+   ground takes the colour of a corner. */
+static int join(cmd *c, const char *path, int across, io_array *new)
 {
     io_array old, all;
     int code = input_array(c, path, &old);
@@ -190,23 +191,22 @@ static int stack(cmd *c, const char *path, io_array *new)
         return code;
     if (old.n != 1 || (old.c != 1 && old.c != 3))
         code = di_fail(c->ctx, DI_EINPUT, "%s: not a sheet of this command", path);
-    size_t w = old.w > new->w ? old.w : new->w, h = old.h + new->h;
+    size_t h = across ? (old.h > new->h ? old.h : new->h) : old.h + new->h;
+    size_t w = across ? old.w + new->w : old.w > new->w ? old.w : new->w;
     if (!code && io_make(&all, 1, old.c > new->c ? old.c : new->c, h, w))
         code = di_fail(c->ctx, DI_EMEMORY, "no memory for the sheet");
-    if (code) {
-        io_free(&old);
-        return code;
+    for (size_t k = 0; !code && k < all.c * h * w; k++) {
+        size_t y = k / w % h, x = k % w;
+        const io_array *from = (across ? x < old.w : y < old.h) ? &old : new;
+        y -= from == new && !across ? old.h : 0;
+        x -= from == new && across ? old.w : 0;
+        const di_real *plane = from->v + (from->c > 1 ? k / (w * h) : 0) * from->h * from->w;
+        all.v[k] = y < from->h && x < from->w ? plane[y * from->w + x] : plane[0];
     }
-    for (size_t k = 0; k < all.c; k++)
-        for (size_t i = 0; i < h; i++) {
-            const io_array *from = i < old.h ? &old : new;
-            const di_real *plane = from->v + (from->c > 1 ? k : 0) * from->h * from->w;
-            for (size_t j = 0; j < w; j++)
-                all.v[(k * h + i) * w + j] =
-                    j < from->w ? plane[(i < old.h ? i : i - old.h) * from->w + j] : plane[0];
-        }
-    all.picture = 1;
     io_free(&old);
+    if (code)
+        return code;
+    all.picture = 1;
     io_free(new);
     *new = all;
     return 0;
@@ -248,8 +248,10 @@ int sheet_write(cmd *c, const di_problem *p, const make_spec *spec, const io_arr
     }
     if (!code)
         code = draw(&s, &picture);
+    if (!code && cmd_get(c, "beside"))
+        code = join(c, cmd_get(c, "beside"), 1, &picture);
     if (!code && cmd_get(c, "under"))
-        code = stack(c, cmd_get(c, "under"), &picture);
+        code = join(c, cmd_get(c, "under"), 0, &picture);
     if (!code)
         code = cmd_write(c, "sheet", &picture);
     io_free(&picture);

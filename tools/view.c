@@ -388,7 +388,7 @@ static const struct look {
     {"navier_stokes", {MAP_DIVERGING, MAP_DIVERGING}, 0},
     {"phase", {MAP_NONE, MAP_LOG}, 0},
     {"mri", {MAP_GREY, MAP_LOG}, 1},
-    {"scatter", {MAP_HEAT, MAP_DIVERGING}, 0},
+    {"scatter", {MAP_HEAT, MAP_HEAT}, 1},
 };
 
 static const struct look *look_of(const char *problem)
@@ -469,6 +469,25 @@ static int paint(cmd *c, const io_array *a, int map, io_array *out)
     return 0;
 }
 
+/* A long strip as a square that can be looked at beside others: every pixel of it is one of the
+   strip's. */
+static int square(cmd *c, io_array *out)
+{
+    enum { SIDE = 128 };
+    io_array a;
+    if (out->w <= 3 * out->h && out->h <= 3 * out->w)
+        return 0;
+    if (io_make(&a, 1, out->c, SIDE, SIDE))
+        return no_room(c);
+    for (size_t i = 0; i < a.c * SIDE * SIDE; i++)
+        a.v[i] = out->v[(i / (SIDE * SIDE) * out->h + i / SIDE % SIDE * out->h / SIDE) * out->w +
+                        i % SIDE * out->w / SIDE];
+    a.picture = 1;
+    io_free(out);
+    *out = a;
+    return 0;
+}
+
 /* out = means of squares of side k */
 static int shrink(cmd *c, io_array *out, size_t k)
 {
@@ -520,6 +539,8 @@ int view_small(cmd *c, const make_spec *spec, const di_problem *p, int measured,
             code = join_pairs(c, &a);
         if (!code)
             code = paint(c, &a, map == MAP_NONE ? MAP_DIVERGING : map, out);
+        if (!code)
+            code = square(c, out);
     } else {
         *out = a;
         return 0;
