@@ -3045,7 +3045,8 @@ static void fft_gather(const di_fft *f, di_real *to, size_t wide, size_t lanes, 
         memset(to, 0, n * wide * sizeof *to);
     if (x && next == 1)
         for (size_t k = 0; k < n; k++)
-            memcpy(to + k * wide, x + k * step, lanes * sizeof *to);
+            for (size_t l = 0; l < lanes; l++)
+                to[k * wide + l] = x[k * step + l];
     else if (x)
         f->ctx->k->turn(to, wide, x, next, lanes, n);
 }
@@ -3055,7 +3056,8 @@ static void fft_scatter(const di_fft *f, di_real *x, size_t step, size_t next,
 {
     if (next == 1)
         for (size_t k = 0; k < n; k++)
-            memcpy(x + k * step, from + k * wide, lanes * sizeof *x);
+            for (size_t l = 0; l < lanes; l++)
+                x[k * step + l] = from[k * wide + l];
     else
         f->ctx->k->turn(x, next, from, wide, n, lanes);
 }
