@@ -198,8 +198,8 @@ di_status di_problem_gblur(di_ctx *ctx, int c, int h, int w, int size, double st
 di_status di_problem_matrix(di_ctx *ctx, int c, int h, int w, int m, const di_real *a,
                             di_problem **p);
 /* The vorticity of a fluid on the periodic square [0,2pi)^2 at a later time. x (1,n,n) times
-   `scale` is the field at 0, first index x, second y, n even and at least 8; y (1,n/sub,n/sub) is
-   every sub-th point of the field at `time`. See diffinv.c, chapter 7. */
+   `scale` is the field at 0, first index x, second y, n even and at least 8; y (1,n/sub,n/sub)
+   is every sub-th point of the field at `time`. See diffinv.c, chapter 7. */
 typedef struct di_flow {
     double re;       /* Reynolds number */
     double time, dt; /* dt 0: found at every step from the velocity */
