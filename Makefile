@@ -52,7 +52,7 @@ LIB     = $(B)/ops.o $(B)/unet.o $(B)/diffinv.o $(B)/solvers.o \
 TOOL    = $(patsubst tools/%.c,$(B)/tools_%.o,$(filter-out tools/bench.c,$(wildcard tools/*.c)))
 TOOL_H  = $(wildcard tools/*.h)
 
-.PHONY: all demo test fuzz bench install uninstall clean report
+.PHONY: all demo gallery test fuzz bench install uninstall clean report
 all: report diffinv$(S) libdiffinv$(S).a libdiffinv$(S).so
 
 report:
@@ -91,6 +91,8 @@ $(B)/tools_%.o: tools/%.c diffinv.h $(TOOL_H)
 
 demo: diffinv
 	sh tools/demo.sh $(IMG)
+gallery: diffinv
+	sh tools/gallery.sh $(IMG)
 
 # Tests run in both builds; waiting threads sleep, so a busy machine does not stall them.
 T       = $(B)/tests

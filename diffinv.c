@@ -2937,8 +2937,8 @@ static di_status flow_forward(flow *q, const di_real *x, flow_tape *tape)
 
 /* ---- backwards ----
 
-   dt is a constant. With l the adjoint of w+ and C = 1 - dt g/2, as d_x and d_y are antisymmetric
-   and P, G, S and C symmetric,
+   dt is a constant. With l the adjoint of w+ and C = 1 - dt g/2, as d_x and d_y are
+   antisymmetric and P, G, S and C symmetric,
      mu = S l;  nu = S (dt/2 N'(w~)^T mu);  l of w = C (mu + nu) + dt N'(w)^T (mu/2 + nu),
      N'(w)^T l = P (a q + b v + (-d_y (a W) + d_x (b W))/G),  a = d_x l, b = d_y l. */
 
@@ -3055,8 +3055,8 @@ static void flow_run(flow *q, const di_real *x, di_real *y, const di_real *v, di
         gx[i] = (di_real)q->set.scale * to[i % (n * n) * L + i / (n * n)] + (di_real)0;
 }
 
-/* How many fields go side by side: 16, where there are so many and they fit into the cache; else
-   one, whose columns and rows then are the vectors' lanes. The bits are the same. */
+/* How many fields go side by side: 16, where there are so many and they fit into the cache;
+   else one, whose columns and rows then are the vectors' lanes. The bits are the same. */
 static size_t flow_width(size_t n, size_t count)
 {
     return n < FLOW_WIDE && count >= 16 ? 16 : 1;

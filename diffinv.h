@@ -287,8 +287,8 @@ di_status di_problem_scatter(di_ctx *ctx, int n, const di_scatter *s, di_problem
 di_status di_problem_nblur(di_ctx *ctx, di_bkse *net, int h, int w, const di_real *latent,
                            di_problem **p);
 /* The vorticity of a fluid on the periodic square [0,2pi)^2 at a later time. x (1,n,n) times
-   `scale` is the field at 0, first index x, second y, n even and at least 8; y (1,n/sub,n/sub) is
-   every sub-th point of the field at `time`. See diffinv.c, chapter 10. */
+   `scale` is the field at 0, first index x, second y, n even and at least 8; y (1,n/sub,n/sub)
+   is every sub-th point of the field at `time`. See diffinv.c, chapter 10. */
 typedef struct di_flow {
     double re;       /* Reynolds number */
     double time, dt; /* dt 0: found at every step from the velocity */
@@ -308,8 +308,8 @@ di_status di_svd_values(const di_problem *p, di_real *s);
 di_status di_svd_vt(const di_problem *p, const di_real *x, di_real *xt);
 di_status di_svd_v(const di_problem *p, const di_real *xt, di_real *x);
 
-/* The loss |A(x) - y|^2, or the problem's own; half (C,H,W) = half of its gradient in x, for the
-   square A'(x)^T (A(x) - y), or NULL. work (measurement). */
+/* The loss |A(x) - y|^2, or the problem's own; half (C,H,W) = half of its gradient in x, for
+   the square A'(x)^T (A(x) - y), or NULL. work (measurement). */
 double di_misfit(const di_problem *p, const di_real *x, const di_real *y, di_real *half,
                  di_real *work);
 double di_rms(const di_real *a, size_t n);                    /* sqrt(mean a^2), fixed order */

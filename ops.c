@@ -1068,7 +1068,7 @@ INLINE void fft_row_binary(const fft_row *a, const int radix, const int twiddled
     }
 }
 
-/* An odd radix: y_k, y_-k = x_0 + sum_j c_jk (x_j + x_-j) -+ i s_jk (x_j - x_-j), 2 j < radix. */
+/* An odd radix: y_k, y_-k = x_0 + sum_(2j<radix) c_jk (x_j + x_-j) -+ i s_jk (x_j - x_-j). */
 INLINE void fft_row_odd(const fft_row *a, const int radix, const int twiddled,
                         const di_real *root)
 {
@@ -1102,7 +1102,7 @@ INLINE void fft_butterfly(const fft_row *a, const int twiddled, const fft_pass *
 }
 
 /* Value k of lane l: x[k xs + l] to y[k ys + l], times scale; y may be x. work: two pairs of n
-   lanes, of which the second may be x; y NULL: the result stays in the pair that is returned. */
+   lanes, of which the second may be x; y NULL: the result stays in the pair returned. */
 static di_real *fft_run(const fft_plan *f, const di_real *xr, const di_real *xi, size_t xs,
                         di_real *yr, di_real *yi, size_t ys, size_t lanes, di_real scale,
                         di_real *work)
@@ -3149,8 +3149,8 @@ struct di_fft {
     di_real *table;
 };
 
-/* Splits n into radices, those of 2 first, of them the largest last; returns the numbers that the
-   tables take. */
+/* Splits n into radices, those of 2 first, of them the largest last; returns the size of the
+   tables. */
 static size_t fft_factor(fft_plan *f)
 {
     size_t size = 0;
@@ -3230,7 +3230,8 @@ static void fft_gather(const di_fft *f, di_real *to, size_t wide, size_t lanes, 
         memset(to, 0, n * wide * sizeof *to);
     if (x && next == 1)
         for (size_t k = 0; k < n; k++)
-            memcpy(to + k * wide, x + k * step, lanes * sizeof *to);
+            for (size_t l = 0; l < lanes; l++)
+                to[k * wide + l] = x[k * step + l];
     else if (x)
         f->ctx->k->turn(to, wide, x, next, lanes, n);
 }
@@ -3240,7 +3241,8 @@ static void fft_scatter(const di_fft *f, di_real *x, size_t step, size_t next,
 {
     if (next == 1)
         for (size_t k = 0; k < n; k++)
-            memcpy(x + k * step, from + k * wide, lanes * sizeof *x);
+            for (size_t l = 0; l < lanes; l++)
+                x[k * step + l] = from[k * wide + l];
     else
         f->ctx->k->turn(x, next, from, wide, n, lanes);
 }
@@ -3346,8 +3348,8 @@ static void fft_rows(const fft_real *a, size_t h)
             fft_pairs(a, row, l, fft_lanes(a->lanes - l), row + 1 == h);
 }
 
-/* Without the last columns of (h,row) that are 0, as their transforms are: dealiasing drops them
-   and so does a derivative. */
+/* Without the last columns of (h,row) that are 0, as their transforms are: dealiasing drops
+   them and so does a derivative. */
 static size_t fft_columns(const di_real *re, const di_real *im, size_t h, size_t row)
 {
     size_t cols = row, i = 0;

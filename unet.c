@@ -434,7 +434,8 @@ static void make_betas(loader *L, double a, double b)
     int cosine = net->f.sched == SCHED_COSINE || net->f.sched == SCHED_IDDPM;
     net->beta = di_new(L->ctx, (size_t)net->steps, sizeof *net->beta);
     for (int i = 0; net->beta && i < net->steps; i++) {
-        double c = di_cos(cosine_angle(i + 1, net->steps)) / di_cos(cosine_angle(i, net->steps));
+        double next = di_cos(cosine_angle(i + 1, net->steps));
+        double c = next / di_cos(cosine_angle(i, net->steps));
         double cut = 1 - c * c;
         net->beta[i] = cosine ? (cut < 0.999 ? cut : 0.999)
                               : net->steps > 1 ? a + (b - a) * i / (net->steps - 1) : a;

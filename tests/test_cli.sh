@@ -3,91 +3,11 @@
 # interrupt. From the root of the tree:  sh tests/test_cli.sh ./diffinv
 # It needs weights/portraits64.unw and nothing outside the tree; its pictures are the prior's.
 
-case ${1:-./diffinv} in
-/*) D=${1:-./diffinv} ;;
-*) D=$PWD/${1:-./diffinv} ;;
-esac
-[ -x "$D" ] || { echo "test_cli: no command at $D"; exit 1; }
-T=$(mktemp -d) || exit 1
-trap 'rm -rf "$T"' EXIT
-trap 'exit 1' INT TERM
-W=$PWD/weights/portraits64.unw
-README=$PWD/README.md
-cd "$T" || exit 1
-pass=0
-fail=0
+# shellcheck source=tests/cli.sh
+. tests/cli.sh
+W=$ROOT/weights/portraits64.unw
+README=$ROOT/README.md
 
-yes() { pass=$((pass + 1)); }
-no() { fail=$((fail + 1)); echo "FAILED: $*"; }
-
-# good NAME COMMAND...: succeeds. Its output is left in out and err.
-good() {
-    name=$1
-    shift
-    if "$@" >out 2>err; then yes; else
-        no "$name: exit code $?: $*"
-        sed 's/^/    /' err
-    fi
-}
-
-# bad CODE WORDS COMMAND...: fails with that code and one line that holds the words; the outputs
-# x.* that it was asked for do not appear, and nothing half-written stays.
-bad() {
-    code=$1
-    words=$2
-    shift 2
-    rm -f x.*
-    "$@" >out 2>err
-    got=$?
-    if [ "$got" -ne "$code" ]; then
-        no "exit code $got, not $code: $*"
-        sed 's/^/    /' err
-    elif [ "$(wc -l <err)" -ne 1 ] || ! grep -q '^diffinv: ' err; then
-        no "not one line: $*"
-        sed 's/^/    /' err
-    elif ! grep -q -e "$words" err; then
-        no "the line lacks '$words': $*"
-        sed 's/^/    /' err
-    elif ls x.* ./*.tmp* >/dev/null 2>&1; then
-        no "something was left: $(ls x.* ./*.tmp* 2>/dev/null): $*"
-    else
-        yes
-    fi
-}
-
-same() { if cmp -s "$2" "$3"; then yes; else no "$1: $2 and $3 differ"; fi; }
-differ() { if cmp -s "$2" "$3"; then no "$1: $2 and $3 are equal"; else yes; fi; }
-holds() { if grep -q -e "$2" "$1"; then yes; else no "$1 lacks '$2'"; fi; }
-exists() { if [ -s "$1" ]; then yes; else no "$1 is missing"; fi; }
-# column NAME: that column of the table's first line, in out
-column() {
-    awk -F '\t' -v name="$1" 'NR == 1 { for (i = 1; i <= NF; i++) if ($i == name) c = i }
-                              NR == 2 { print $c }' out
-}
-# npy FILE SHAPE VALUE...: an array of float32, as NumPy writes it
-npy() {
-    npy_file=$1
-    npy_shape=$2
-    shift 2
-    {
-        printf '\223NUMPY\001\000\166\000%-117s\n' \
-            "{'descr': '<f4', 'fortran_order': False, 'shape': ($npy_shape), }"
-        # shellcheck disable=SC2059
-        printf "$(echo "$@" | tr ' ' '\n' | awk '
-            function put(n, k) {
-                for (k = 0; k < 4; k++) { printf "\\%03o", n % 256; n = int(n / 256) }
-            }
-            $1 == "nan" { put(2143289344); next }
-            $1 == 0 { put(0); next }
-            { v = $1 < 0 ? -$1 : $1; e = 127
-              while (v >= 2) { v /= 2; e++ }
-              while (v < 1) { v *= 2; e-- }
-              put(($1 < 0 ? 2147483648 : 0) + e * 8388608 + int((v - 1) * 8388608 + 0.5)) }')"
-    } >"$npy_file"
-}
-# formula N EXPRESSION: N values of an awk expression in i
-formula() { awk "BEGIN { for (i = 0; i < $1; i++) printf \"%.9g \", $2 }"; }
-true_that() { if awk "BEGIN { exit !($2) }"; then yes; else no "$1: $2"; fi; }
 
 # ---- Help, lists ---------------------------------------------------------------------------
 
@@ -96,12 +16,12 @@ holds out "solve"
 good "version" "$D" --version
 "$D" >out 2>err
 [ $? -eq 1 ] && [ -s err ] && yes || no "no arguments: help on stderr and exit code 1"
-for verb in measure solve sample eval view net op; do
+for verb in measure solve sample eval view net op make; do
     "$D" $verb >out 2>err
     [ $? -eq 1 ] && grep -q "^diffinv $verb" err && [ ! -s out ] && yes ||
         no "$verb alone: its help on stderr and exit code 1"
 done
-for verb in measure solve sample eval info list view net op selftest; do
+for verb in measure solve sample eval info list view net op make selftest; do
     good "$verb --help" "$D" $verb --help
     awk 'length($0) > 80 { bad = 1 } END { exit bad || NR > 24 }' out && yes ||
         no "$verb --help is larger than a screen"
@@ -866,7 +786,7 @@ said() {
         sed 's/^/    /' err
     }
 }
-for verb in measure solve sample eval info list view net op selftest; do
+for verb in measure solve sample eval info list view net op make selftest; do
     "$D" $verb --help | sed -n '2,$s/^  diffinv /diffinv /p' >lines
     [ -s lines ] && yes || no "$verb --help shows no line that works"
     cp y.npy y.npy.run out.png out.png.run said

@@ -2,66 +2,13 @@
 # The fluid as a user types it. From the root of the tree:  sh tests/test_cli_flow.sh ./diffinv
 # Its fields are those of tests/vectors.
 
-case ${1:-./diffinv} in
-/*) D=${1:-./diffinv} ;;
-*) D=$PWD/${1:-./diffinv} ;;
-esac
-[ -x "$D" ] || { echo "test_cli_flow: no command at $D"; exit 1; }
-T=$(mktemp -d) || exit 1
-trap 'rm -rf "$T"' EXIT
-trap 'exit 1' INT TERM
-V=$PWD/tests/vectors
-cd "$T" || exit 1
-pass=0
-fail=0
+# shellcheck source=tests/cli.sh
+. tests/cli.sh
+V=$ROOT/tests/vectors
 
-yes() { pass=$((pass + 1)); }
-no() { fail=$((fail + 1)); echo "FAILED: $*"; }
 
-# good NAME COMMAND...: succeeds. Its output is left in out and err.
-good() {
-    name=$1
-    shift
-    if "$@" >out 2>err; then yes; else
-        no "$name: exit code $?: $*"
-        sed 's/^/    /' err
-    fi
-}
-
-# bad CODE WORDS COMMAND...: fails with that code and one line that holds the words; no output x.*
-# appears.
-bad() {
-    code=$1
-    words=$2
-    shift 2
-    "$@" >out 2>err
-    got=$?
-    if [ "$got" -eq "$code" ] && [ "$(wc -l <err)" -eq 1 ] && grep -q -e "$words" err &&
-        ! ls x.* >/dev/null 2>&1; then yes; else
-        no "exit code $got for $code, or not one line with '$words', or an output: $*"
-        sed 's/^/    /' err
-        rm -f x.*
-    fi
-}
-
-same() { if cmp -s "$2" "$3"; then yes; else no "$1: $2 and $3 differ"; fi; }
-holds() { if grep -q -e "$2" "$1"; then yes; else no "$1 lacks '$2'"; fi; }
-true_that() { if awk "BEGIN { exit !($2) }"; then yes; else no "$1: $2"; fi; }
-column() { awk -F '\t' -v c="$1" 'NR == 1 { for (i = 1; i <= NF; i++) if ($i == c) k = i }
                                   NR == 2 { print $k }' out; }
 
-# npy FILE SHAPE COUNT NAN: a field of 0.25; element NAN is NaN
-npy() {
-    {
-        printf '\223NUMPY\001\000\166\000%-117s\n' \
-            "{'descr': '<f4', 'fortran_order': False, 'shape': ($2), }"
-        i=0
-        while [ $i -lt "$3" ]; do
-            if [ $i -eq "$4" ]; then printf '\000\000\300\177'; else printf '\000\000\200\076'; fi
-            i=$((i + 1))
-        done
-    } >"$1"
-}
 P="-p navier_stokes"
 
 # shellcheck disable=SC2086

@@ -4,81 +4,14 @@
 #   sh tests/test_cli_fourier.sh ./diffinv build/float/tests/nblur
 # The second program writes the network's file (nblur -o FILE).
 
-case ${1:-./diffinv} in
-/*) D=${1:-./diffinv} ;;
-*) D=$PWD/${1:-./diffinv} ;;
-esac
+# shellcheck source=tests/cli.sh
+. tests/cli.sh
 case ${2:-build/float/tests/nblur} in
 /*) M=${2:-build/float/tests/nblur} ;;
-*) M=$PWD/${2:-build/float/tests/nblur} ;;
+*) M=$ROOT/${2:-build/float/tests/nblur} ;;
 esac
-[ -x "$D" ] || { echo "test_cli_fourier: no command at $D"; exit 1; }
 [ -x "$M" ] || { echo "test_cli_fourier: no program at $M"; exit 1; }
-T=$(mktemp -d) || exit 1
-trap 'rm -rf "$T"' EXIT
-trap 'exit 1' INT TERM
-cd "$T" || exit 1
-pass=0
-fail=0
 
-yes() { pass=$((pass + 1)); }
-no() { fail=$((fail + 1)); echo "FAILED: $*"; }
-# good NAME COMMAND...: succeeds. Its output is left in out and err.
-good() {
-    name=$1
-    shift
-    if "$@" >out 2>err; then yes; else
-        no "$name: exit code $?: $*"
-        sed 's/^/    /' err
-    fi
-}
-# bad CODE WORDS COMMAND...: fails with that code and one line that holds the words.
-bad() {
-    code=$1
-    words=$2
-    shift 2
-    rm -f x.*
-    "$@" >out 2>err
-    got=$?
-    if [ "$got" -ne "$code" ]; then
-        no "exit code $got, not $code: $*"
-        sed 's/^/    /' err
-    elif [ "$(wc -l <err)" -ne 1 ] || ! grep -q '^diffinv: ' err; then
-        no "not one line: $*"
-        sed 's/^/    /' err
-    elif ! grep -q -e "$words" err; then
-        no "the line lacks '$words': $*"
-        sed 's/^/    /' err
-    elif ls x.* >/dev/null 2>&1; then
-        no "something was left: $*"
-    else
-        yes
-    fi
-}
-same() { if cmp -s "$2" "$3"; then yes; else no "$1: $2 and $3 differ"; fi; }
-differ() { if cmp -s "$2" "$3"; then no "$1: $2 and $3 are equal"; else yes; fi; }
-holds() { if grep -q -e "$2" "$1"; then yes; else no "$1 lacks '$2'"; fi; }
-# npy FILE SHAPE N EXPRESSION: an array of float32, value i by an awk expression; "nan" is NaN
-npy() {
-    {
-        printf '\223NUMPY\001\000\166\000%-117s\n' \
-            "{'descr': '<f4', 'fortran_order': False, 'shape': ($2), }"
-        # shellcheck disable=SC2059
-        printf "$(awk "
-            function put(n, k) {
-                for (k = 0; k < 4; k++) { printf \"\\\\%03o\", n % 256; n = int(n / 256) }
-            }
-            BEGIN { for (i = 0; i < $3; i++) {
-                x = $4
-                if (x == \"nan\") { put(2143289344); continue }
-                if (x == 0) { put(0); continue }
-                v = x < 0 ? -x : x; e = 127
-                while (v >= 2) { v /= 2; e++ }
-                while (v < 1) { v *= 2; e-- }
-                put((x < 0 ? 2147483648 : 0) + e * 8388608 + int((v - 1) * 8388608 + 0.5))
-            } }")"
-    } >"$1"
-}
 # shape FILE: as the header says it
 shape() { head -c 128 "$1" | LC_ALL=C sed -n "s/.*'shape': (\([^)]*\)).*/\1/p"; }
 is_shape() {

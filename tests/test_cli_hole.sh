@@ -3,52 +3,9 @@
 # root of the tree:  sh tests/test_cli_hole.sh ./diffinv
 # It needs nothing outside the tree; the prior is an exact mixture of the rings it makes.
 
-case ${1:-./diffinv} in
-/*) D=${1:-./diffinv} ;;
-*) D=$PWD/${1:-./diffinv} ;;
-esac
-[ -x "$D" ] || { echo "test_cli_hole: no command at $D"; exit 1; }
-T=$(mktemp -d) || exit 1
-trap 'rm -rf "$T"' EXIT
-trap 'exit 1' INT TERM
-cd "$T" || exit 1
-pass=0
-fail=0
+# shellcheck source=tests/cli.sh
+. tests/cli.sh
 
-yes() { pass=$((pass + 1)); }
-no() { fail=$((fail + 1)); echo "FAILED: $*"; }
-# good NAME COMMAND...: succeeds. Its output is left in out and err.
-good() {
-    name=$1
-    shift
-    if "$@" >out 2>err; then yes; else
-        no "$name: exit code $?: $*"
-        sed 's/^/    /' err
-    fi
-}
-# bad CODE WORDS COMMAND...: fails with that code and one line that holds the words; no x.* stays
-bad() {
-    code=$1
-    words=$2
-    shift 2
-    rm -f x.*
-    "$@" >out 2>err
-    got=$?
-    if [ "$got" -ne "$code" ]; then no "exit code $got, not $code: $*"; sed 's/^/    /' err
-    elif [ "$(wc -l <err)" -ne 1 ]; then no "not one line: $*"; sed 's/^/    /' err
-    elif ! grep -q -e "$words" err; then no "the line lacks '$words': $*"; sed 's/^/    /' err
-    elif ls x.* >/dev/null 2>&1; then no "something was left: $*"
-    else yes; fi
-}
-same() { if cmp -s "$2" "$3"; then yes; else no "$1: $2 and $3 differ"; fi; }
-differ() { if cmp -s "$2" "$3"; then no "$1: $2 and $3 are equal"; else yes; fi; }
-holds() { if grep -q -e "$2" "$1"; then yes; else no "$1 lacks '$2'"; fi; }
-# column NAME: that column of line 2 of the table in out
-column() {
-    awk -F '\t' -v name="$1" 'NR == 1 { for (i = 1; i <= NF; i++) if ($i == name) c = i }
-                              NR == 2 { print $c }' out
-}
-true_that() { if awk "BEGIN { exit !($2) }"; then yes; else no "$1: $2"; fi; }
 # ---- make ----------------------------------------------------------------------------------
 
 good "make --help" "$D" make --help

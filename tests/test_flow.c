@@ -299,7 +299,8 @@ static void test_symmetry(void)
     for (int along = 0; along < 2; along++) {
         in_case("shift along %c", "xy"[along]);
         for (int i = 0; i < N * N; i++) {
-            int from = along ? i / N * N + (i % N + N / 4) % N : (i / N + N / 4) % N * N + i % N;
+            int x1 = i / N, y1 = i % N, by = N / 4;
+            int from = along ? x1 * N + (y1 + by) % N : (x1 + by) % N * N + y1;
             s[i] = x[from];
             want[i] = y[from];
         }
@@ -372,8 +373,8 @@ static void test_difference(void)
 
 /* ---- Batches, memory, instruction sets --------------------------------------------------- */
 
-/* A field of a batch has the bits that it has alone, though its neighbours take other steps, and
-   on every instruction set; the derivative also whatever it keeps. */
+/* A field of a batch has the bits that it has alone, though its neighbours take other steps,
+   and on every instruction set; the derivative also whatever it keeps. */
 static void test_bits(int n)
 {
     static di_real x[MANY * 400], y[MANY * 400], v[MANY * 100], gx[MANY * 400], one[400];
@@ -480,7 +481,7 @@ static void test_refusals(void)
 
 /* ---- Fields ------------------------------------------------------------------------------ */
 
-/* Mean 0; the power at |k| = 1 and 2 is (10/13)^-4 apart; a sample is a function of its number. */
+/* Mean 0; the power at |k| = 1 and 2 is (13/10)^4 apart; a sample is that of its number. */
 static void test_random_field(void)
 {
     enum { N = 16, SAMPLES = 500 };
@@ -507,7 +508,7 @@ static void test_random_field(void)
             }
     }
     NEAR(mean, 0, BOUND(1e-8, 1e-16));
-    NEAR(power[0] / power[1], pow(1.3, 4), 0.15 * pow(1.3, 4)); /* 2000 squares of normals each */
+    NEAR(power[0] / power[1], pow(1.3, 4), 0.15 * pow(1.3, 4)); /* 2000 squares each */
     NEAR(sqrt(square / SAMPLES), 0.15385, 0.005); /* the sum of lambda^2 / n^4 */
     figure("power ratio", power[0] / power[1]);
     figure("deviation", sqrt(square / SAMPLES));

@@ -24,11 +24,12 @@ di_status make_grf(di_ctx *ctx, const flow_plan *plan, uint64_t seed, uint64_t s
         return di_fail(ctx, DI_EUSAGE, "random field: alpha=%g must be more than 1 and at most "
                        "20, tau=%g positive and at most 1000", plan->alpha, plan->tau);
     di_fft *f = di_fft_new(ctx, n);
-    di_real *re = f ? di_new(ctx, 2 * area + di_fft_work(f), sizeof *re) : NULL, *im = re + area;
+    di_real *re = f ? di_new(ctx, 2 * area + di_fft_work(f), sizeof *re) : NULL;
     if (!re) {
         di_fft_free(f);
         return ctx->status;
     }
+    di_real *im = re + area;
     di_normal(re, area, seed, STREAM_FLOW, sample, 0);
     di_normal(im, area, seed, STREAM_FLOW, sample, 1);
     double log_tau = di_log(plan->tau);
