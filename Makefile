@@ -127,7 +127,7 @@ test: all
 	  'hostile inputs=$(T)/fuzz $(foreach t,$(FUZZ),$(t) $(wildcard tests/fuzz/$(t)/*))' \
 	  'bits=sh tests/test_bits.sh $(T)/hash $(D)/hash' 'build=sh tests/test_build.sh' \
 	  'converter=python3 tests/test_convert.py' 'command=sh tests/test_cli.sh ./diffinv' \
-	  'command, fluid=sh tests/test_cli_flow.sh ./diffinv' \
+	  'command, views=sh tests/test_cli_view.sh ./diffinv' 'command, fluid=sh tests/test_cli_flow.sh ./diffinv' \
 	  'command, Fourier=sh tests/test_cli_fourier.sh ./diffinv $(T)/nblur' \
 	  'command, black hole=sh tests/test_cli_hole.sh ./diffinv' \
 	  'command, images=sh tests/test_cli_images.sh ./diffinv' \

@@ -27,7 +27,6 @@ good() {
     fi
 }
 
-
 # bad CODE WORDS COMMAND...: fails with that code and one line that holds the words; the outputs
 # x.* that it was asked for do not appear, and nothing half-written stays.
 bad() {
@@ -77,13 +76,17 @@ npy() {
                 for (k = 0; k < 4; k++) { printf "\\%03o", n % 256; n = int(n / 256) }
             }
             $1 == "nan" { put(2143289344); next }
-            $1 == 0 { put(0); next }
+            $1 + 0 == 0 { put(0); next }
             { v = $1 < 0 ? -$1 : $1; e = 127
               while (v >= 2) { v /= 2; e++ }
               while (v < 1) { v *= 2; e-- }
               put(($1 < 0 ? 2147483648 : 0) + e * 8388608 + int((v - 1) * 8388608 + 0.5)) }')"
     } >"$npy_file"
 }
-# formula N EXPRESSION: N values of an awk expression in i
-formula() { awk "BEGIN { for (i = 0; i < $1; i++) printf \"%.9g \", $2 }"; }
+# formula N EXPRESSION: N values of an awk expression in i; "nan" is NaN
+formula() {
+    awk "BEGIN { for (i = 0; i < $1; i++) {
+        x = $2
+        printf(x == \"nan\" ? \"nan \" : \"%.9g \", x) } }"
+}
 true_that() { if awk "BEGIN { exit !($2) }"; then yes; else no "$1: $2"; fi; }

@@ -7,8 +7,18 @@
 V=$ROOT/tests/vectors
 
 
-                                  NR == 2 { print $k }' out; }
-
+# field FILE SHAPE COUNT NAN: a field of 0.25; element NAN is NaN
+field() {
+    {
+        printf '\223NUMPY\001\000\166\000%-117s\n' \
+            "{'descr': '<f4', 'fortran_order': False, 'shape': ($2), }"
+        i=0
+        while [ $i -lt "$3" ]; do
+            if [ $i -eq "$4" ]; then printf '\000\000\300\177'; else printf '\000\000\200\076'; fi
+            i=$((i + 1))
+        done
+    } >"$1"
+}
 P="-p navier_stokes"
 
 # shellcheck disable=SC2086
@@ -33,7 +43,7 @@ good "eval" "$D" eval y.npy "$V/flow32.dt.y.npy"
 true_that "the official fixed steps" "$(column relative_l2) < 1e-5"
 
 # Measured and solved with a Gaussian prior
-npy mean.npy "1, 16, 16" 256 -1
+field mean.npy "1, 16, 16" 256 -1
 cp mean.npy var.npy
 good "measure" "$D" measure -w none $P sigma=0.1 -i "$V/flow16.x.npy" -o y.npy
 holds y.npy.run '^problem=navier_stokes$'
@@ -58,11 +68,11 @@ bad 1 "did you mean 'forcing'" "$D" op $P forcng=1 $I
 bad 4 "unstable: NaN or infinity in step" "$D" op $P dt=1 time=100 scale=400 $I
 bad 4 "the field is too large" "$D" op $P scale=100000 $I
 bad 2 "3 channels: give the vorticity alone" "$D" op $P -i "$V/flow_batch.x.npy" -o x.npy
-npy odd.npy "1, 15, 15" 225 -1
+field odd.npy "1, 15, 15" 225 -1
 bad 2 "15x15: it must be square with an even side" "$D" op $P -i odd.npy -o x.npy
-npy oblong.npy "1, 16, 8" 128 -1
+field oblong.npy "1, 16, 8" 128 -1
 bad 2 "16x8: it must be square" "$D" op $P -i oblong.npy -o x.npy
-npy hurt.npy "1, 16, 16" 256 100
+field hurt.npy "1, 16, 16" 256 100
 bad 4 "NaN or infinity" "$D" op $P -i hurt.npy -o x.npy
 }
 

@@ -12,6 +12,11 @@ case ${2:-build/float/tests/nblur} in
 esac
 [ -x "$M" ] || { echo "test_cli_fourier: no program at $M"; exit 1; }
 
+# field FILE SHAPE N EXPRESSION: an array, value i by an awk expression
+field() {
+    # shellcheck disable=SC2046
+    npy "$1" "$2" $(formula "$3" "$4")
+}
 # shape FILE: as the header says it
 shape() { head -c 128 "$1" | LC_ALL=C sed -n "s/.*'shape': (\([^)]*\)).*/\1/p"; }
 is_shape() {
@@ -22,15 +27,15 @@ for p in phase mri scatter nblur; do
     good "list problems" "$D" list problems --defaults
     holds out "^$p "
 done
-npy x1.npy "1, 16, 16" 256 "sin(i * 0.37)"
-npy x2.npy "2, 16, 20" 640 "sin(i * 0.21)"
-npy x3.npy "3, 12, 16" 576 "sin(i * 0.11)"
-npy mean1.npy "1, 16, 16" 256 0
-npy cov1.npy "1, 16, 16" 256 0.25
-npy mean2.npy "2, 16, 20" 640 0
-npy cov2.npy "2, 16, 20" 640 0.25
-npy mean3.npy "3, 12, 16" 576 0
-npy cov3.npy "3, 12, 16" 576 0.25
+field x1.npy "1, 16, 16" 256 "sin(i * 0.37)"
+field x2.npy "2, 16, 20" 640 "sin(i * 0.21)"
+field x3.npy "3, 12, 16" 576 "sin(i * 0.11)"
+field mean1.npy "1, 16, 16" 256 0
+field cov1.npy "1, 16, 16" 256 0.25
+field mean2.npy "2, 16, 20" 640 0
+field cov2.npy "2, 16, 20" 640 0.25
+field mean3.npy "3, 12, 16" 576 0
+field cov3.npy "3, 12, 16" 576 0.25
 G1="gauss:mean1.npy,cov1.npy" G2="gauss:mean2.npy,cov2.npy" G3="gauss:mean3.npy,cov3.npy"
 
 # ---- Phase retrieval -----------------------------------------------------------------------
@@ -49,7 +54,7 @@ good "phase, another padding" "$D" measure -p phase oversample=3.3 -i x3.npy -w 
 is_shape p3.npy "3, 24, 28"
 good "and back" "$D" solve -s dps steps=2 -w "$G3" -y p3.npy -o po.npy
 bad 1 "no pseudo-inverse" "$D" op -p phase --pinv -i p.npy -o x.npy
-npy q.npy "3, 12, 29" 1044 1
+field q.npy "3, 12, 29" 1044 1
 bad 2 "no image has measurements of 12x29" "$D" solve -p phase -w "$G3" -y q.npy -o x.npy
 bad 1 "oversample=-1 is out of range" "$D" op -p phase oversample=-1 -i x3.npy -o x.npy
 bad 1 "input=ddrm is unknown: give one of dps|daps" "$D" op -p phase input=ddrm -i x3.npy \
@@ -71,25 +76,25 @@ good "mri, one coil, has an SVD" "$D" solve -s ddnm steps=5 -w "$G2" -y m1.npy -
 good "mri, its pseudo-inverse" "$D" op -p mri ncoils=1 accel=2 --pinv -i m1.npy -o mp.npy
 is_shape mp.npy "2, 16, 20"
 bad 1 "no pseudo-inverse" "$D" op -p mri accel=2 --pinv -i m.npy -o x.npy
-npy c.npy "4, 16, 20" 1280 "cos(i * 0.01)"
-npy k.npy "20" 20 "i % 3 == 0"
+field c.npy "4, 16, 20" 1280 "cos(i * 0.01)"
+field k.npy "20" 20 "i % 3 == 0"
 good "mri, maps and columns of files" "$D" op -p mri coils=c.npy mask=k.npy -i x2.npy -o mf.npy
 is_shape mf.npy "4, 16, 20"
 bad 2 "two channels, its real and its imaginary part, not 3" "$D" op -p mri -i x3.npy -o x.npy
-npy c3.npy "3, 16, 20" 960 1
+field c3.npy "3, 16, 20" 960 1
 bad 2 "are (2K,16,20)" "$D" op -p mri coils=c3.npy -i x2.npy -o x.npy
-npy c4.npy "4, 20, 16" 1280 1
+field c4.npy "4, 20, 16" 1280 1
 bad 2 "are (2K,16,20)" "$D" op -p mri coils=c4.npy -i x2.npy -o x.npy
-npy cn.npy "2, 16, 20" 640 'i == 5 ? "nan" : 1'
+field cn.npy "2, 16, 20" 640 'i == 5 ? "nan" : 1'
 bad 2 "cn.npy: the coil maps hold NaN" "$D" op -p mri coils=cn.npy -i x2.npy -o x.npy
-npy cz.npy "2, 16, 20" 640 0
+field cz.npy "2, 16, 20" 640 0
 bad 2 "zero everywhere" "$D" op -p mri coils=cz.npy accel=2 -i x2.npy -o x.npy
 bad 2 "nofile.npy" "$D" op -p mri coils=nofile.npy accel=2 -i x2.npy -o x.npy
-npy k0.npy "20" 20 0
+field k0.npy "20" 20 0
 bad 2 "keeps no column" "$D" op -p mri mask=k0.npy -i x2.npy -o x.npy
-npy k2.npy "20" 20 "i / 4"
+field k2.npy "20" 20 "i / 4"
 bad 2 "holds 0.25 at column 1" "$D" op -p mri mask=k2.npy -i x2.npy -o x.npy
-npy k3.npy "19" 19 1
+field k3.npy "19" 19 1
 bad 2 "20 columns wide is (20)" "$D" op -p mri mask=k3.npy -i x2.npy -o x.npy
 bad 1 "more than the 2 that accel=10" "$D" op -p mri accel=10 center=3 -i x2.npy -o x.npy
 bad 1 "leaves no column of 20" "$D" op -p mri accel=30 center=0 -i x2.npy -o x.npy
@@ -123,14 +128,14 @@ bad 1 "linear" "$D" solve -s ddnm -w "$G1" -y s.npy -o x.npy
 # ---- The network that blurs ----------------------------------------------------------------
 
 "$M" -o b.unw >out 2>&1 && [ -s b.unw ] && yes || no "no weight file of the network that blurs"
-npy x128.npy "3, 128, 128" 49152 "sin(i * 0.001)"
+field x128.npy "3, 128, 128" 49152 "sin(i * 0.001)"
 good "nblur" "$D" op -p nblur net=b.unw -i x128.npy -o n.npy --vjp x128.npy --gx ng.npy
 is_shape n.npy "3, 128, 128"
 good "nblur again" "$D" op -p nblur net=b.unw latent=fixed pseed=0 -i x128.npy -o n2.npy
 same "one latent" n.npy n2.npy
 good "nblur, another latent" "$D" op -p nblur net=b.unw pseed=1 -i x128.npy -o n3.npy
 differ "pseed" n.npy n3.npy
-npy l.npy "128, 1, 1" 128 "i / 64 - 1"
+field l.npy "128, 1, 1" 128 "i / 64 - 1"
 good "nblur, a latent of a file" "$D" measure -p nblur net=b.unw latent=l.npy -i x128.npy -w \
     none -o n4.npy
 differ "latents" n.npy n4.npy
@@ -142,7 +147,7 @@ bad 2 "12x16: height and width must be multiples of 128" "$D" op -p nblur net=b.
 bad 2 "colour pictures, not ones with 1 channel" "$D" op -p nblur net=b.unw -i x1.npy -o x.npy
 bad 2 "is 1x16x16, the latent of this network and image is 128x1x1" "$D" op -p nblur \
     net=b.unw latent=x1.npy -i x128.npy -o x.npy
-npy ln.npy "128, 1, 1" 128 '"nan"'
+field ln.npy "128, 1, 1" 128 '"nan"'
 bad 2 "ln.npy: the values of the latent hold NaN" "$D" op -p nblur net=b.unw latent=ln.npy -i \
     x128.npy -o x.npy
 bad 2 "blurs (problem nblur, net=)" "$D" info -w "$T/b.unw"

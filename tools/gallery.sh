@@ -40,10 +40,10 @@ picture hdr
 picture colorize
 picture jpeg quality=10
 picture phase
-cell -p mri -w none -i $T/phantom.npy
-cell -p scatter -w none -i $T/ring.npy
+cell -p mri -i $T/phantom.npy
+cell -p scatter -i $T/ring.npy
 cell -p blackhole -i $T/ring.npy
-cell -p navier_stokes sub=4 -w none -i $T/flow.npy
+cell -p navier_stokes sub=4 -i $T/flow.npy
 picture sr kind=mean
 picture inpaint mask=box:24
 rm -r $T

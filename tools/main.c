@@ -85,7 +85,7 @@ static const char help_sample[] =
     "  diffinv sample -s ddim steps=50 -n 16 --seed 1 -o grid.png\n";
 
 static const char help_eval[] =
-    "diffinv eval PICTURE TRUTH\n"
+    "diffinv eval PICTURE TRUTH [-p PROBLEM key=value... [-y y.npy]]\n"
     "\n"
     "Prints how near a picture is to what it should be, as TSV: one line each for\n"
     "several pictures in one array, then their mean.\n"
@@ -94,6 +94,9 @@ static const char help_eval[] =
     "  ssim_piq      11x11 Gaussian window (piq; DAPS, InverseBench)\n"
     "  ssim_skimage  7x7 uniform window (skimage; DMPlug). Never mix the two\n"
     "  relative_l2   |x - truth| / |truth|\n"
+    "\n"
+    "  -p PROBLEM, -y FILE  the problem's own scores too, of its measurement FILE:\n"
+    "                blackhole: chi-squares, PSNR aligned and blurred\n"
     "\n"
     "Example:\n"
     "  diffinv eval out.png face.png\n";
@@ -199,10 +202,12 @@ static const char help_make[] =
     "Makes test pictures, and other inputs that a program can make.\n"
     "\n"
     "  ring, crescent   what a black hole may look like; uv: what telescopes cover\n"
-    "                   (diffinv list makers --defaults)\n"
+    "  phantom          a slice through a body, for mri\n"
+    "  grf, vorticity   a random field; one that evolved as a fluid: navier_stokes\n"
+    "                   (diffinv list makers --defaults; --what WHAT says it too)\n"
     "  key=A:B          each picture draws its own value in that range\n"
     "  -n N, --seed S   how many (1); picture k depends on the seed (0) and k only\n"
-    "  --size HxW       of a picture (64x64)\n"
+    "  --size HxW       of a picture (64x64; 128x128)\n"
     "  -o FILE          .npy .png .ppm .pgm .pfm; a text as it is\n"
     "\n"
     "Example:\n"

@@ -298,14 +298,15 @@ const char *make_kind_nearest(const char *name)
     return di_nearest(name, words, KINDS);
 }
 
-static const make_extra *const extras[] = {&make_extra_blackhole};
-
 const make_extra *make_extra_of(const make_kind *kind)
 {
-    static const make_extra none = {"", 0, NULL, NULL};
-    for (size_t i = 0; i < sizeof extras / sizeof extras[0]; i++)
-        if (!strcmp(extras[i]->problem, kind->name))
-            return extras[i];
+    static const make_extra none = {"", 0, NULL, NULL}, science[] = {
+        {"mri", 1, NULL, NULL}, {"scatter", 1, NULL, NULL}, {"navier_stokes", 1, NULL, NULL}};
+    if (!strcmp(kind->name, make_extra_blackhole.problem))
+        return &make_extra_blackhole;
+    for (size_t i = 0; i < sizeof science / sizeof science[0]; i++)
+        if (!strcmp(kind->name, science[i].problem))
+            return &science[i];
     return &none;
 }
 
