@@ -408,7 +408,7 @@ static di_status sep_values(const di_problem *p, di_real *s)
     size_t plane = (size_t)p->x[1] * p->x[2], w = (size_t)p->x[2];
     if (map1_svd(p->ctx, &q->m[0]) || map1_svd(p->ctx, &q->m[1]))
         return DI_EMEMORY;
-    for (size_t i = 0; i < size3(p->x); i++) { /* what the pseudo-inverse drops is not measured */
+    for (size_t i = 0; i < size3(p->x); i++) { /* what A^+ drops is not measured */
         double a = q->m[0].s[i % plane / w], b = q->m[1].s[i % plane % w];
         s[i] = (di_real)(a >= SVD_FLOOR && b >= SVD_FLOOR ? a * b : 0);
     }

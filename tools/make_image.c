@@ -220,8 +220,8 @@ static int flow_side(const make_job *j)
 {
     if (j->h == j->w && j->h % 2 == 0 && j->h >= 8)
         return 0;
-    return di_fail(j->c->ctx, DI_EUSAGE, "make %s: --size %dx%d: a fluid's field is a square of "
-                   "an even side, 8 or more", j->row->name, j->h, j->w);
+    return di_fail(j->c->ctx, DI_EUSAGE, "make %s: --size %dx%d: a fluid's field is a square "
+                   "of an even side, 8 or more", j->row->name, j->h, j->w);
 }
 
 static int draw_grf(const make_job *j, di_real *x)
@@ -359,7 +359,8 @@ static int make_pictures(make_job *j, size_t n)
     int code = 0;
     for (j->i = 0; !code && j->i < n; j->i++)
         if (j->row->draw(j, a.v + j->i * size))
-            code = c->ctx->status ? (int)c->ctx->status : (int)di_fail(c->ctx, DI_EMEMORY, "no memory for a picture");
+            code = c->ctx->status ? (int)c->ctx->status
+                                  : (int)di_fail(c->ctx, DI_EMEMORY, "no memory for a picture");
     if (!code)
         code = cmd_write(c, "output", &a);
     io_free(&a);

@@ -203,9 +203,6 @@ static int solve_measurement(job *j)
     if (code)
         return code;
     const io_array *y = &j->y;
-    if (!di_finite(y->v, y->n * y->c * y->h * y->w))
-        return di_fail(c->ctx, DI_EINPUT, "%s holds NaN or Inf: a measurement is finite; measure "
-                       "again", path);
     if (y->picture)
         cmd_note(c, "%s is a picture, rounded to 8 bits; measure into .npy for exact values",
                  path);

@@ -23,7 +23,8 @@ static const char META[] =
     "sched.beta_end=0.02\nsched.beta_start=0.0001\nsched.kind=linear\nsched.steps=1000\n"
     "t.scale=1\n";
 
-enum { HEAD = 128, ENTRY = 64, NAMES_SIZE = 20, MOST_TENSORS = 128, ALIGN = 64, C = 32, E = 64 };
+enum { HEAD = 128, ENTRY = 64, NAMES_SIZE = 20, MOST_TENSORS = 128, ALIGN = 64 };
+enum { C = 32, E = 64 };
 
 typedef struct tensor {
     char name[NAMES_SIZE];
@@ -40,7 +41,8 @@ typedef struct tiny {
 /* Kept in the order of names, which is the index's. */
 static void add(tiny *net, const char *name, const char *leaf, int rank, const int dim[4])
 {
-    tensor t = {"", {1, 1, 1, 1}, rank, 1, !strcmp(leaf, ".g") ? 1 : !strcmp(leaf, ".b") ? 2 : 0};
+    int kind = !strcmp(leaf, ".g") ? 1 : !strcmp(leaf, ".b") ? 2 : 0;
+    tensor t = {"", {1, 1, 1, 1}, rank, 1, kind};
     int at = net->n++;
     snprintf(t.name, sizeof t.name, "%s%s", name, leaf);
     for (int i = 0; i < rank; i++) {

@@ -1,5 +1,5 @@
-/* sheet.c - the sheet of pictures that measure and solve make: what was, what was seen, what came
- * of it; and the answer that needs no prior */
+/* sheet.c - the sheet of pictures that measure and solve make: what was, what was seen, what
+ * came of it; and the answer that needs no prior */
 #include "cmd.h"
 
 #include <math.h>
