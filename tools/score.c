@@ -1,5 +1,6 @@
 /* score.c - how good a picture is in the terms of its problem, see score.h */
 #define DIFFINV_KERNELS
+#include "picture.h"
 #include "score.h"
 
 #include <math.h>
@@ -146,18 +147,13 @@ static void put(scores *s, const char *name, double v, int least)
     s->v[s->n++] = v;
 }
 
-int score_of(di_ctx *ctx, const make_spec *spec, const di_problem *p, const di_real *x,
-             const di_real *y, const di_real *truth, scores *s)
+static int score_hole(const make_spec *spec, const di_problem *p, const di_real *x,
+                      const di_real *y, const di_real *truth, scores *s)
 {
     static const char *const name[HOLE_PSNRS] = {"psnr_aligned", "psnr_fwhm0", "psnr_fwhm10",
                                                  "psnr_fwhm15", "psnr_fwhm20"};
     double size = make_number(spec, "size"), chi2[2], v[HOLE_PSNRS];
-    int code = 0;
-    s->n = 0;
-    if (strcmp(spec->kind->name, "blackhole"))
-        return 0;
-    if (y)
-        code = score_hole_chi2(p, x, y, chi2);
+    int code = y ? score_hole_chi2(p, x, y, chi2) : 0;
     for (int k = 0; !code && y && k < 2; k++)
         put(s, k ? "chi2_lca" : "chi2_cp", chi2[k], 1);
     if (!code && truth)
@@ -165,7 +161,35 @@ int score_of(di_ctx *ctx, const make_spec *spec, const di_problem *p, const di_r
                                size, v);
     for (int k = 0; !code && truth && k < HOLE_PSNRS; k++)
         put(s, name[k], v[k], 0);
-    return code ? (int)di_fail(ctx, DI_EMEMORY, "no memory for the scores") : 0;
+    return code;
+}
+
+/* PSNR of magnitudes, x and truth (2,h,w), the data range the greatest of the truth's. */
+static double psnr_magnitude(const di_real *x, const di_real *truth, size_t n)
+{
+    double sum = 0, most = 0;
+    for (size_t i = 0; i < n; i++) {
+        double a = sqrt((double)x[i] * x[i] + (double)x[n + i] * x[n + i]);
+        double re = (double)truth[i], im = (double)truth[n + i], b = sqrt(re * re + im * im);
+        sum += (a - b) * (a - b);
+        most = b > most ? b : most;
+    }
+    return -10 * di_log(sum / (double)n / (most * most)) / 2.30258509299404568402;
+}
+
+int score_of(di_ctx *ctx, const make_spec *spec, const di_problem *p, const di_real *x,
+             const di_real *y, const di_real *truth, scores *s)
+{
+    const char *name = spec->kind->name;
+    size_t n = p ? (size_t)p->x[1] * (size_t)p->x[2] : 0;
+    s->n = 0;
+    if (!strcmp(name, "blackhole") && score_hole(spec, p, x, y, truth, s))
+        return di_fail(ctx, DI_EMEMORY, "no memory for the scores");
+    if (truth && p && !strcmp(name, "navier_stokes"))
+        put(s, "field_error", pic_relative_l2(x, truth, n), 1);
+    if (truth && p && !strcmp(name, "mri"))
+        put(s, "psnr_magnitude", psnr_magnitude(x, truth, n), 0);
+    return 0;
 }
 
 void score_best(scores *best, const scores *s)

@@ -10,7 +10,10 @@
  * PSNR is piq's, at most 80 dB. The shifts are steps of 1.09 pixels on 64 and 0 is not among
  * them, so even the truth scores 31 or so. A trap: InverseBench prints the first four of these
  * five PSNRs under the names psnr, f=10, f=15, f=20, so what it calls f=10 is not blurred, its
- * f=15 is 10, its f=20 is 15. Ours are named by what they are. */
+ * f=15 is 10, its f=20 is 15. Ours are named by what they are.
+ *
+ * Fluid: field_error = |x - truth| / |truth| of the field at the start. MRI: psnr_magnitude, of
+ * |x| and |truth|, the data range the greatest |truth|. */
 #ifndef SCORE_H
 #define SCORE_H
 
