@@ -51,7 +51,7 @@ holds y.npy.run '^problem.re=200$'
 for solver in "dps steps=4 scale=0.01" "cps steps=3 n=17" "scg steps=3 n=17"; do
     good "solve $solver" "$D" solve -w gauss:mean.npy,var.npy -y y.npy -s $solver \
         --truth "$V/flow16.x.npy" -o s.npy
-    true_that "a finite error" "$(column field_error) < 10"
+    true_that "a finite error" "$(column field_error) > 0 && $(column field_error) < 1000"
 done
 good "repeat" "$D" solve @s.npy.run -q -o s2.npy
 same "a record repeats the run" s.npy s2.npy
