@@ -56,10 +56,10 @@ same() { if cmp -s "$2" "$3"; then yes; else no "$1: $2 and $3 differ"; fi; }
 differ() { if cmp -s "$2" "$3"; then no "$1: $2 and $3 are equal"; else yes; fi; }
 holds() { if grep -q -e "$2" "$1"; then yes; else no "$1 lacks '$2'"; fi; }
 exists() { if [ -s "$1" ]; then yes; else no "$1 is missing"; fi; }
-# column NAME: that column of the table's first line, in out
+# column NAME: that column of the table's first line, in out; without it no comparison passes
 column() {
     awk -F '\t' -v name="$1" 'NR == 1 { for (i = 1; i <= NF; i++) if ($i == name) c = i }
-                              NR == 2 { print $c }' out
+                              NR == 2 { print c ? $c : "no column (" }' out
 }
 
 # npy FILE SHAPE VALUE...: an array of float32, as NumPy writes it
