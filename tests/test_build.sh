@@ -36,7 +36,7 @@ $CC -O1 -ffp-contract=off -o "$out/plain" tools/main.c $(ls tools/*.c | grep -v 
 # 6. the C program of the README
 awk '/^```c$/ { on = 1; next } /^```$/ { on = 0 } on' README.md > "$out/readme.c"
 if [ -s "$out/readme.c" ] && $CC -I. -o "$out/readme" "$out/readme.c" libdiffinv.a $(ldd ./diffinv 2>/dev/null | grep -q libgomp && echo -fopenmp) -lm; then
-    (cp weights/portraits64.unw "$out" && cd "$out" && ./readme > r.txt 2>&1) && [ -s "$out/r.txt" ] && ok || no "the README's program does not run"
+    (mkdir -p "$out/weights" && cp weights/portraits64.unw "$out/weights" && cd "$out" && ./readme > r.txt 2>&1) && [ -s "$out/r.txt" ] && ok || no "the README's program does not run"
 else
     no "the README's program does not compile"
 fi

@@ -137,6 +137,9 @@ int input_labels(cmd *c, const weights *w, size_t n, int **labels); /* NULL if i
 
 /* Reads pictures for prior w (NULL: any) and brings them to its channels and size. */
 int input_pictures(cmd *c, const char *path, const weights *w, io_array *a);
+/* Reads what a picture of h x width is compared with; how (or NULL): it is fitted to that size. */
+int input_truth(cmd *c, const char *path, const weights *w, const char *how, int h, int width,
+                io_array *a);
 /* *fits: whether they do so under the plan in force. */
 int input_fits(cmd *c, const weights *w, size_t (*need)(void *user), void *user, double arrays,
                int *fits);

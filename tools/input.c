@@ -361,6 +361,13 @@ static int repeat_grey(cmd *c, const char *path, io_array *a)
     return 0;
 }
 
+static int check_fit(cmd *c, const char *how)
+{
+    if (!how || !strcmp(how, "crop") || !strcmp(how, "pad") || !strcmp(how, "resize"))
+        return 0;
+    return di_fail(c->ctx, DI_EUSAGE, "--fit %s: give crop, pad or resize", how);
+}
+
 /* Where --fit brings a picture: --size, or else the size the prior was trained at (resize), or
    the nearest that it takes (crop, pad). */
 static int fit_picture(cmd *c, const char *path, const weights *w, io_array *a)
@@ -370,8 +377,8 @@ static int fit_picture(cmd *c, const char *path, const weights *w, io_array *a)
     char err[400];
     if (input_size(c, &h, &width))
         return DI_EUSAGE;
-    if (how && strcmp(how, "crop") && strcmp(how, "pad") && strcmp(how, "resize"))
-        return di_fail(c->ctx, DI_EUSAGE, "--fit %s: give crop, pad or resize", how);
+    if (check_fit(c, how))
+        return DI_EUSAGE;
     if (!how && h && (a->h != (size_t)h || a->w != (size_t)width))
         return di_fail(c->ctx, DI_EINPUT, "%s is %zux%zu, not %dx%d: add --fit crop|pad|resize",
                        path, a->h, a->w, h, width);
@@ -411,7 +418,8 @@ int input_finite(cmd *c, const char *path, const io_array *a)
                    "of channel %zu", path, i % plane / a->w, i % a->w, i / plane % a->c);
 }
 
-int input_pictures(cmd *c, const char *path, const weights *w, io_array *a)
+/* Reads pictures and brings them to the prior's channels; on failure a holds what was read. */
+static int read_pictures(cmd *c, const char *path, const weights *w, io_array *a)
 {
     int code = input_array(c, path, a);
     if (!code)
@@ -426,10 +434,34 @@ int input_pictures(cmd *c, const char *path, const weights *w, io_array *a)
     if (!code && (a->h > 1 << 16 || a->w > 1 << 16))
         code = di_fail(c->ctx, DI_EINPUT, "%s: %zux%zu is larger than 65536 a side", path, a->h,
                        a->w);
+    return code;
+}
+
+int input_pictures(cmd *c, const char *path, const weights *w, io_array *a)
+{
+    int code = read_pictures(c, path, w, a);
     if (!code)
         code = fit_picture(c, path, w, a);
     if (!code && w)
         code = weights_size(c, w, (int)a->h, (int)a->w);
+    if (code)
+        io_free(a);
+    return code;
+}
+
+int input_truth(cmd *c, const char *path, const weights *w, const char *how, int h, int width,
+                io_array *a)
+{
+    char err[400];
+    if (check_fit(c, how))
+        return DI_EUSAGE;
+    int code = w ? read_pictures(c, path, w, a) : input_array(c, path, a);
+    if (!code && how && (a->h != (size_t)h || a->w != (size_t)width)) {
+        cmd_detail(c, "%s: %zux%zu brought to %dx%d by %s", path, a->h, a->w, h, width, how);
+        code = pic_fit(a, how, (size_t)h, (size_t)width, err, sizeof err);
+        if (code)
+            code = di_fail(c->ctx, (di_status)code, "%s: %s", path, err);
+    }
     if (code)
         io_free(a);
     return code;

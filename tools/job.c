@@ -76,9 +76,11 @@ static void show_progress(job *j, const di_step *s)
                   (s->steps * calls - s->step);
     char which[48], noise[32] = "", fit[48] = "", wmv[32] = "";
     int tenth = (int)(10.0 * s->step / s->steps);
-    if (c->quiet || (!j->tty && tenth == j->shown && !c->verbose))
+    int due = tenth != j->shown || seconds() - j->shown_at > 30;
+    if (c->quiet || (!j->tty && !due && !c->verbose))
         return;
     j->shown = tenth;
+    j->shown_at = seconds();
     which_image(j, ", ", which, sizeof which);
     if (s->sigma >= 0)
         snprintf(noise, sizeof noise, ", noise %.3g", s->sigma);
@@ -471,6 +473,8 @@ int job_finish(job *j, int code, size_t done)
     j->out.n = done;
     cmd_fact(c, "info.status", code ? "interrupted" : "complete");
     if (code) {
+        if (cmd_get(c, "sheet"))
+            cmd_note(c, "a sheet needs the end of the run: not made");
         if (cmd_get(c, "mean") || cmd_get(c, "std"))
             cmd_note(c, "the mean and the spread of samples need all of them: not written");
         cmd_fact(c, "info.interrupted", "image %llu step %llu",

@@ -23,6 +23,7 @@ typedef struct job {
     cmd *c;
     const di_solver *solver;
     make_spec spec;
+    char fit[16];           /* how the measured picture was fitted, or "" */
     uint64_t seed;
     int samples;            /* wanted, of each measurement */
     weights w;
@@ -43,6 +44,7 @@ typedef struct job {
     double began;           /* the current call */
     uint64_t from;          /* its first step is the one after this */
     int shown, tty;         /* last tenth shown; progress is rewritten */
+    double shown_at;        /* when */
     int unsaved;            /* steps since the last state */
     text print;             /* what must not differ between a run and its continuation */
     text state;             /* the state file's bytes */

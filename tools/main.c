@@ -82,10 +82,10 @@ static const char help_sample[] =
     "  --threads N, --isa NAME, --mem 800M: same numbers; --numerics fast differs\n"
     "\n"
     "Example:\n"
-    "  diffinv sample -s ddim steps=50 -n 16 --seed 1 -o grid.png\n";
+    "  diffinv sample -s ddim steps=50 eta=1 -n 16 --seed 1 -o grid.png\n";
 
 static const char help_eval[] =
-    "diffinv eval PICTURE TRUTH [-p PROBLEM key=value... [-y y.npy]]\n"
+    "diffinv eval PICTURE TRUTH [--fit HOW] [-p PROBLEM key=value... [-y y.npy]]\n"
     "\n"
     "Prints how near a picture is to what it should be, as TSV: one line each for\n"
     "several pictures in one array, then their mean.\n"
@@ -95,6 +95,7 @@ static const char help_eval[] =
     "  ssim_skimage  7x7 uniform window (skimage; DMPlug). Never mix the two\n"
     "  relative_l2   |x - truth| / |truth|\n"
     "\n"
+    "  --fit crop|pad|resize  brings the truth to the picture's size\n"
     "  -p PROBLEM, -y FILE  the problem's own scores too, of its measurement FILE:\n"
     "                blackhole: chi-squares, PSNR aligned and blurred\n"
     "\n"

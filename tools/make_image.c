@@ -390,6 +390,9 @@ int verb_make(cmd *c)
         cmd_or(c, "size", j.row->size);
     if (!code)
         code = input_size(c, &j.h, &j.w);
+    if (!code && !j.row->size && (is_picture_name(out) || strstr(out, ".npy")))
+        code = di_fail(c->ctx, DI_EUSAGE, "make %s: %s: it is a text: end the name in .txt",
+                       j.row->name, out);
     if (!code)
         code = cmd_check_output(c, "output", j.row->size != NULL);
     if (!code)

@@ -65,6 +65,8 @@ static di_status problem_nblur(di_ctx *ctx, const make_spec *spec, int c, int h,
 {
     int shape[3];
     di_bkse *net;
+    if (!*make_get(spec, "net"))
+        return open_net(ctx, "", &net);
     if (c != 3)
         return di_fail(ctx, DI_EINPUT, "problem nblur: its network blurs colour pictures, not "
                        "ones with %d channel%s", c, c == 1 ? "" : "s");

@@ -68,6 +68,9 @@ int verb_measure(cmd *c)
         code = measure_all(c, p, &spec, seed, &x, &y);
     if (!code && is_picture_name(out))
         cmd_note(c, "%s: clipped to 8 bits; use .npy to solve from it", out);
+    if (!code && known && w.trained && (x.h != (size_t)w.trained || x.w != (size_t)w.trained))
+        cmd_note(c, "%s is %zux%zu, and the prior was trained at %dx%d: --fit resize brings it "
+                 "there", in, x.h, x.w, w.trained, w.trained);
     if (!code)
         code = cmd_write(c, "output", &y);
     if (!code)
@@ -127,13 +130,21 @@ static int solve_settings(job *j)
                input_solver(c, "dps", DI_NEEDS_PROBLEM, &j->solver);
     if (!code && y)
         code = measurement_record(c, y, &record, path);
+    if (!code && y && !record.n && !cmd_get(c, "problem"))
+        code = di_fail(c->ctx, DI_EUSAGE, "solve needs -p and a problem: there is no record %s, "
+                       "which measure writes%s", path, is_picture_name(y) ?
+                       "; a picture to measure first is -i" : "");
     if (!code)
         code = input_problem(c, record.n ? &record : NULL, path, &j->spec);
+    const char *fit = settings_get(&record, "fit");
+    if (fit)
+        snprintf(j->fit, sizeof j->fit, "%s", fit);
     settings_free(&record);
     /* What these measure tells nothing of the image's size. */
     int silent = !code && (!strcmp(j->spec.kind->name, "matrix") ||
                            !strcmp(j->spec.kind->name, "scatter"));
-    if (!code && y && (cmd_get(c, "fit") || (cmd_get(c, "size") && !silent)))
+    if (!code && y && ((cmd_get(c, "fit") && !cmd_get(c, "truth")) ||
+                       (cmd_get(c, "size") && !silent)))
         return di_fail(c->ctx, DI_EUSAGE, "--size and --fit belong to a picture (-i): the "
                        "measurement -y has its size");
     if (!code)
@@ -178,10 +189,10 @@ static int measured_shape(job *j, const char *path, int x[3])
     }
     int code = make_image_shape(c->ctx, &j->spec, shape, x);
     if (!code && x[0] != j->w.in)
-        code = di_fail(c->ctx, DI_EINPUT, "%s %s %d channel%s, the prior %s makes %d: measure "
-                       "the picture again with -w %s", path, x[0] == shape[0] ? "has" :
-                       "is of pictures with", x[0], x[0] == 1 ? "" : "s",
-                       cmd_get(c, "weights"), j->w.in, cmd_get(c, "weights"));
+        code = di_fail(c->ctx, DI_EINPUT, "%s %s %d channel%s, the prior %s makes %d: give -w and "
+                       "a prior of such pictures (diffinv list priors)", path,
+                       x[0] == shape[0] ? "has" : "is of pictures with", x[0],
+                       x[0] == 1 ? "" : "s", cmd_get(c, "weights"), j->w.in);
     if (!code && !x[1])
         code = input_size(c, &x[1], &x[2]);
     if (!code && !x[1])
@@ -225,7 +236,8 @@ static int solve_truth(job *j)
     const char *path = cmd_get(c, "truth");
     const int *x = j->problem->x;
     if (path) {
-        int code = input_pictures(c, path, &j->w, &j->truth);
+        const char *how = cmd_get(c, "fit") ? cmd_get(c, "fit") : *j->fit ? j->fit : NULL;
+        int code = input_truth(c, path, &j->w, how, x[1], x[2], &j->truth);
         if (code)
             return code;
     }

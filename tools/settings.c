@@ -273,7 +273,7 @@ static const option options[] = {
     {"-i", "input", 1, V_MEASURE | V_SOLVE | V_NET | V_OP | V_VIEW, "a file"},
     {"-y", "measurement", 1, V_SOLVE | V_EVAL, "a file"},
     {"--size", "size", 1, V_DRAW | V_INFO | V_MAKE, "HxW"},
-    {"--fit", "fit", 1, V_MEASURE | V_SOLVE, "crop, pad or resize"},
+    {"--fit", "fit", 1, V_MEASURE | V_SOLVE | V_EVAL, "crop, pad or resize"},
     {"--seed", "seed", 1, V_DRAW | V_MAKE, "a whole number"},
     {"-n", "samples", 1, V_SOLVE | V_SAMPLE | V_INFO | V_MAKE, "a number of samples"},
     {"--noise", "noise", 1, V_SOLVE | V_SAMPLE, "an NPY file"},
@@ -368,6 +368,18 @@ static int unknown_key(cmd *c, const char *key, const char *path)
     if (path)
         return di_fail(c->ctx, DI_EUSAGE, "%s: %s has no setting '%s': did you mean '%s'?",
                        path, c->verb, key, guess);
+    const di_solver *s = cmd_get(c, "solver") ? di_solver_find(cmd_get(c, "solver")) : NULL;
+    for (int i = 0; s && i < DI_MAX_PARAM && s->param[i].key; i++)
+        if (!strcmp(s->param[i].key, key))
+            guess = "solver.KEY";
+    const make_kind *kind = cmd_get(c, "problem") ? make_kind_find(cmd_get(c, "problem")) : NULL;
+    for (int i = 0; kind && i < MAKE_PARAMS && kind->param[i].key; i++)
+        if (!strcmp(kind->param[i].key, key))
+            guess = "problem.KEY";
+    if (strstr(guess, ".KEY"))
+        return di_fail(c->ctx, DI_EUSAGE, "%s has no setting '%s' of its own: say %.*s%s, or let "
+                       "it follow its -s or -p", c->verb, key, (int)strlen(guess) - 3, guess,
+                       key);
     return di_fail(c->ctx, DI_EUSAGE, "%s has no setting '%s': did you mean '%s'? Parameters "
                    "of a solver or problem follow its -s or -p", c->verb, key, guess);
 }
@@ -474,7 +486,8 @@ static int take_file(cmd *c, const char *path)
 
 static int take_flag(cmd *c, char **argv, int argc, int *i, const char **section)
 {
-    const char *arg = argv[*i], *eq = arg[1] == '-' ? strchr(arg, '=') : NULL;
+    const char *arg = strcmp(argv[*i], "-h") ? argv[*i] : "--help";
+    const char *eq = arg[1] == '-' ? strchr(arg, '=') : NULL;
     char flag[64];
     snprintf(flag, sizeof flag, "%.*s", (int)(eq ? eq - arg : 63), arg);
     const option *o = NULL;
@@ -507,6 +520,24 @@ static int is_setting(const cmd *c, const char *arg, size_t len)
             !strncmp(options[i].key, arg, len))
             return 1;
     return !strncmp(arg, "problem.", 8);
+}
+
+/* A record repeated with another output would write over what else the recorded run wrote. */
+static void drop_side_outputs(cmd *c)
+{
+    static const char *const side[] = {"sheet", "under", "beside", "trace", "mean", "std",
+                                       "simple", "gx"};
+    int elsewhere = 0;
+    for (int i = 0; i < c->set.n; i++)
+        elsewhere |= !strcmp(c->set.item[i].key, "output") && !c->set.item[i].recorded;
+    for (size_t k = 0; elsewhere && k < sizeof side / sizeof side[0]; k++)
+        for (int i = 0; i < c->set.n; i++)
+            if (c->set.item[i].recorded && !strcmp(c->set.item[i].key, side[k])) {
+                cmd_detail(c, "the recorded %s=%s stays as it is: say --%s FILE for another",
+                         side[k], c->set.item[i].value, side[k]);
+                settings_drop(&c->set, side[k]);
+                break;
+            }
 }
 
 int cmd_parse(cmd *c, int argc, char **argv)
@@ -544,6 +575,7 @@ int cmd_parse(cmd *c, int argc, char **argv)
     }
     c->quiet = cmd_get(c, "quiet") != NULL;
     c->verbose = cmd_get(c, "verbose") != NULL;
+    drop_side_outputs(c);
     return 0;
 }
 

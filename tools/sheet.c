@@ -153,13 +153,14 @@ static const char *look_back(const sheet *s, const di_real *y, const di_real *tr
         most = fabs((double)x[i]) > most ? fabs((double)x[i]) : most;
     for (size_t i = 0; most > 0 && i < count_of(p->x); i++)
         x[i] = (di_real)(x[i] / most);
-    return p->linear ? "adjoint" : "J' y at the truth";
+    return p->linear ? "adjoint" : "adjoint at the truth";
 }
 
-/* Truth, measurement, the simple answer, then `restored` results. Returns the cells. */
+/* Truth, measurement, the simple answer, then results, of so many. Returns the cells. */
 static size_t fill_row(const sheet *s, cell *row, const di_real *y, const di_real *truth,
-                       const di_real *out, size_t restored, const char *title)
+                       const di_real *out, size_t samples, const char *title)
 {
+    size_t restored = samples < MOST_RESTORED ? samples : MOST_RESTORED;
     size_t n = count_of(s->p->x), at = 0;
     char words[120];
     di_real *x = malloc(n * sizeof *x);
@@ -173,10 +174,13 @@ static size_t fill_row(const sheet *s, cell *row, const di_real *y, const di_rea
     problem_words(s->spec, words, sizeof words);
     put(s, &row[at++], 1, y, name && !*name ? truth : NULL, words);
     if (name && *name)
-        put(s, &row[at++], 0, x, strchr(name, '\'') || !strcmp(name, "adjoint") ? NULL : truth,
+        put(s, &row[at++], 0, x, strncmp(name, "adjoint", 7) ? truth : NULL,
             name);
-    for (size_t i = 0; i < restored; i++)
-        put(s, &row[at++], 0, out + i * n, truth, title);
+    for (size_t i = 0; i < restored; i++) {
+        if (samples > 1)
+            snprintf(words, sizeof words, "%s\n%zu of %zu", title, i + 1, samples);
+        put(s, &row[at++], 0, out + i * n, truth, samples > 1 ? words : title);
+    }
     free(x);
     return at;
 }
@@ -242,8 +246,7 @@ int sheet_write(cmd *c, const di_problem *p, const make_spec *spec, const io_arr
     for (size_t i = 0; !code && i < s.rows; i++) {
         s.columns = fill_row(&s, s.cell + i * MOST_COLUMNS, y->v + i * m,
                              truth->v ? truth->v + (truth->n > 1 ? i : 0) * n : NULL,
-                             out ? out->v + i * samples * n : NULL,
-                             samples < MOST_RESTORED ? samples : MOST_RESTORED, title);
+                             out ? out->v + i * samples * n : NULL, samples, title);
         code = c->ctx->status;
     }
     if (!code)

@@ -76,7 +76,7 @@ static int eval_pairs(cmd *c, const io_array *a, const io_array *b)
     scores s = {0, {NULL}, {0}, {0}}, best = s;
     if (a->c != b->c || a->h != b->h || a->w != b->w)
         return di_fail(c->ctx, DI_EINPUT, "%s is %zux%zux%zu, %s is %zux%zux%zu: give pictures "
-                       "of one shape", c->word[0], a->c, a->h, a->w, c->word[1], b->c, b->h,
+                       "of one shape, or --fit crop|pad|resize", c->word[0], a->c, a->h, a->w, c->word[1], b->c, b->h,
                        b->w);
     if (b->n != 1 && b->n != a->n)
         return di_fail(c->ctx, DI_EINPUT, "%s holds %zu pictures, %s %zu: give as many, or one "
@@ -107,7 +107,7 @@ int verb_eval(cmd *c)
     int code = input_array(c, c->word[0], &a);
     if (code)
         return code;
-    code = input_array(c, c->word[1], &b);
+    code = input_truth(c, c->word[1], NULL, cmd_get(c, "fit"), (int)a.h, (int)a.w, &b);
     if (!code)
         code = eval_pairs(c, &a, &b);
     io_free(&a);

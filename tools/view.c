@@ -443,7 +443,7 @@ static int view_hole(view *v)
 }
 
 /* The mean over its channels, in colours: (1,3,h,w). */
-static int paint(cmd *c, const io_array *a, int map, io_array *out)
+static int paint(cmd *c, const io_array *a, int map, int measured, io_array *out)
 {
     size_t plane = a->h * a->w;
     if (io_make(out, 1, 3, a->h, a->w))
@@ -455,7 +455,7 @@ static int paint(cmd *c, const io_array *a, int map, io_array *out)
         out->v[i] = (di_real)(sum / (double)a->c);
     }
     range r = find_range(out->v, plane, map);
-    if (map == MAP_HEAT && r.lo >= -1 && r.hi <= 1) { /* an image: black is -1 */
+    if (map == MAP_HEAT && !measured && r.lo >= -1 && r.hi <= 1) { /* black is -1 */
         r.lo = -1;
         r.hi = 1;
     }
@@ -538,7 +538,7 @@ int view_small(cmd *c, const make_spec *spec, const di_problem *p, int measured,
         if (look && look->pairs && a.c % 2 == 0)
             code = join_pairs(c, &a);
         if (!code)
-            code = paint(c, &a, map == MAP_NONE ? MAP_DIVERGING : map, out);
+            code = paint(c, &a, map == MAP_NONE ? MAP_DIVERGING : map, measured, out);
         if (!code)
             code = square(c, out);
     } else {
