@@ -2331,8 +2331,8 @@ static void hole_look(hole *q, const di_real *x)
 {
     double flux = 0;
     for (int r = 0; r < q->h; r++)
-        for (int c = 0; c < q->w; c++) {
-            double p = ((double)x[(size_t)r * q->w + c] + 1) / 2;
+        for (int c = 0; c < q->wide; c++) { /* past w: a NaN may have come there from gv */
+            double p = c < q->w ? ((double)x[(size_t)r * q->w + c] + 1) / 2 : 0;
             q->image[(size_t)r * q->wide + c] = p;
             flux += p;
         }

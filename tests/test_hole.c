@@ -293,6 +293,26 @@ static void test_black(void)
     CHECK(di_finite(q, ALL));
 }
 
+/* A gradient that is no number leaves nothing behind, whatever the width: 12 is not whole. */
+static void test_nan(void)
+{
+    enum { H = 9, W = 12 };
+    static double uv[6] = {1e9, 2e9, -3e9, 1e9, 2e9, -3e9}, sigma[3] = {1, 1, 1};
+    static int triangle[3] = {1, 2, 3};
+    di_hole o = {3, 1, 0, 1e-11, uv, sigma, triangle, NULL, {1, 1, 0, 1}};
+    di_problem *p;
+    di_real x[H * W], y[9], again[9], v[9], g[H * W];
+    EQUAL(di_problem_blackhole(ctx, H, W, &o, &p), DI_OK);
+    fill(x, H * W, 5);
+    for (int i = 0; i < 9; i++)
+        v[i] = (di_real)(HUGE_VAL - HUGE_VAL);
+    EQUAL(di_apply(p, 1, x, y), DI_OK);
+    EQUAL(di_apply_vjp(p, 1, x, v, g), DI_OK);
+    CHECK(!di_finite(g, H * W));
+    EQUAL(di_apply(p, 1, x, again), DI_OK);
+    CHECK(di_finite(y, 9) && same(y, again, 9));
+}
+
 /* ---- What closures leave unchanged ------------------------------------------------------- */
 
 static void check_closures(const di_real *a, const di_real *b, double tolerance)
@@ -709,6 +729,7 @@ int main(int argc, char **argv)
     test_official();
     test_derivative();
     test_black();
+    test_nan();
     test_closures();
     test_shift();
     test_solvers();
