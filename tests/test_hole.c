@@ -293,7 +293,8 @@ static void test_black(void)
     CHECK(di_finite(q, ALL));
 }
 
-/* A gradient that is no number leaves nothing behind, whatever the width: 12 is not whole. */
+/* A gradient that is no number leaves nothing behind, whatever the width: 12 is not whole. The
+   scores of a picture with such a pixel are none. */
 static void test_nan(void)
 {
     enum { H = 9, W = 12 };
@@ -311,6 +312,11 @@ static void test_nan(void)
     CHECK(!di_finite(g, H * W));
     EQUAL(di_apply(p, 1, x, again), DI_OK);
     CHECK(di_finite(y, 9) && same(y, again, 9));
+    double psnr[HOLE_PSNRS];
+    x[H * W / 2] = v[0];
+    EQUAL(score_hole_psnr(x, x, H, W, 2.5, psnr), 0);
+    for (int k = 0; k < HOLE_PSNRS; k++)
+        CHECK(psnr[k] != psnr[k]);
 }
 
 /* ---- What closures leave unchanged ------------------------------------------------------- */
