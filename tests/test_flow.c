@@ -494,7 +494,7 @@ static void test_random_field(void)
         double sum = 0;
         for (int i = 0; i < N * N; i++)
             sum += w[i];
-        mean = fmax(mean, fabs(sum) / (N * N));
+        mean = larger(mean, fabs(sum) / (N * N));
         square += inner(w, w, N * N) / (N * N);
         for (int k = 1; k <= 2; k++)
             for (int along = 0; along < 2; along++) {

@@ -75,7 +75,7 @@ static double far(const double *got, const double *want, size_t n)
 {
     double d = 0, top = 0;
     for (size_t i = 0; i < n; i++) {
-        d = fabs(got[i] - want[i]) > d ? fabs(got[i] - want[i]) : d;
+        d = larger(d, fabs(got[i] - want[i]));
         top = fabs(want[i]) > top ? fabs(want[i]) : top;
     }
     return d / top;
@@ -100,7 +100,7 @@ static void test_angle(void)
         long double want = atan2l(y, x);
         double top = fabs((double)want), ulp = nextafter(top, HUGE_VAL) - top;
         double d = (double)fabsl(di_atan2(y, x) - want) / ulp;
-        most = d > most ? d : most;
+        most = larger(most, d);
     }
     NEAR(most, 0, 2);
     figure("angle: ulp", most);
@@ -223,7 +223,7 @@ static void test_official(void)
     double top = 0, off = 0;
     for (int i = 0; i < N; i++) {
         top = fabs(half[i]) > top ? fabs(half[i]) : top;
-        off = fabs(from[i] - half[i]) > off ? fabs(from[i] - half[i]) : off;
+        off = larger(off, fabs(from[i] - half[i]));
     }
     NEAR(off / top, 0, BOUND(1e-5, 1e-12));
     figure("loss of y: gradient", off / top);
@@ -452,7 +452,7 @@ static void test_solvers(void)
         }
         double d = 0, top = 0;
         for (int i = 0; i < D; i++) {
-            d = fabs(x[0][i] - x[1][i]) > d ? fabs(x[0][i] - x[1][i]) : d;
+            d = larger(d, fabs(x[0][i] - x[1][i]));
             top = fabs(x[0][i]) > top ? fabs(x[0][i]) : top;
         }
         NEAR(d / top, 0, run[k].tolerance);
