@@ -195,6 +195,9 @@ struct di_problem {
     void (*apply_with)(const di_problem *p, const di_real *x, const di_real *theta, di_real *y);
     void (*vjp_with)(const di_problem *p, const di_real *x, const di_real *theta,
                      const di_real *v, di_real *gx, di_real *gtheta);
+    /* What apply, or with `vjp` the derivative, of n images takes of memory when it runs, beside
+       what the problem holds, at most, but for small tables. NULL: nothing. */
+    size_t (*bytes)(const di_problem *p, size_t n, int vjp);
     void *self;
 };
 /* y = A(x); gx = J(x)^T v (for a linear A: A^T v, x may be NULL); x = A^+ y (DI_EUSAGE when the

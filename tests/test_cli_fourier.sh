@@ -139,6 +139,14 @@ field l.npy "128, 1, 1" 128 "i / 64 - 1"
 good "nblur, a latent of a file" "$D" measure -p nblur net=b.unw latent=l.npy -i x128.npy -w \
     none -o n4.npy
 differ "latents" n.npy n4.npy
+field mean.npy "3, 128, 128" 49152 "0"
+field var.npy "3, 128, 128" 49152 "0.25"
+G3=gauss:mean.npy,var.npy
+good "nblur, its memory" "$D" info -w $G3 -p nblur net=b.unw -s dps
+awk '/^peak bytes, solve/ && $4 > 20e6 { ok = 1 } END { exit !ok }' out && yes ||
+    no "its network counts: $(cat out)"
+bad 3 "this run needs" "$D" solve -s dps steps=1 -w $G3 -p nblur net=b.unw \
+    -y x128.npy -o x.npy --mem 20M
 bad 1 "needs its network: net=FILE.unw" "$D" op -p nblur -i x128.npy -o x.npy
 bad 2 "nofile.unw: can't read" "$D" op -p nblur net=nofile.unw -i x128.npy -o x.npy
 bad 2 "x128.npy: weight file: not a UNW1 file" "$D" op -p nblur net=x128.npy -i x128.npy -o x.npy
