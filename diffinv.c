@@ -2204,6 +2204,14 @@ static void nblur_vjp(const di_problem *p, const di_real *x, const di_real *v, d
     di_bkse_run(q->net, p->x[1], p->x[2], q->latent, x, NULL, v, gx);
 }
 
+/* One image at a time. */
+static size_t nblur_bytes(const di_problem *p, size_t n, int vjp)
+{
+    const nblur *q = p->self;
+    (void)n;
+    return di_bkse_bytes(q->net, p->x[1], p->x[2], vjp);
+}
+
 di_status di_problem_nblur(di_ctx *ctx, di_bkse *net, int h, int w, const di_real *latent,
                            di_problem **out)
 {
@@ -2227,6 +2235,7 @@ di_status di_problem_nblur(di_ctx *ctx, di_bkse *net, int h, int w, const di_rea
     q->p.linear = 0;
     q->p.apply = nblur_apply;
     q->p.vjp = nblur_vjp;
+    q->p.bytes = nblur_bytes;
     *out = &q->p;
     return DI_OK;
 }
@@ -2331,8 +2340,8 @@ static void hole_look(hole *q, const di_real *x)
 {
     double flux = 0;
     for (int r = 0; r < q->h; r++)
-        for (int c = 0; c < q->w; c++) {
-            double p = ((double)x[(size_t)r * q->w + c] + 1) / 2;
+        for (int c = 0; c < q->wide; c++) { /* past w: a NaN may have come there from gv */
+            double p = c < q->w ? ((double)x[(size_t)r * q->w + c] + 1) / 2 : 0;
             q->image[(size_t)r * q->wide + c] = p;
             flux += p;
         }
@@ -3096,6 +3105,25 @@ static void flow_vjp_many(const di_problem *p, size_t n, const di_real *x, const
     flow_many(p->self, n, x, NULL, v, gx);
 }
 
+/* The memory of a group of fields, and with vjp its states: of an adaptive dt, whose steps are
+   not known, as many as are kept. */
+static size_t flow_bytes(const di_problem *p, size_t n, int vjp)
+{
+    const flow *q = p->self;
+    size_t lanes = q->set.together ? n : flow_width(q->n, n), row = q->half * lanes;
+    size_t group = 0, states = 0, keep = q->set.keep ? (size_t)q->set.keep : FLOW_KEEP;
+    if (lanes > q->room)
+        group = 4 * row + (1 + FLOW_PLANES * q->n) * q->n * lanes
+                + FLOW_HALVES * 2 * q->n * row + di_fft_work(q->fft);
+    if (vjp) {
+        size_t steps = q->set.dt > 0 ? (size_t)(q->set.time / q->set.dt) + 1 : keep, gap = 1;
+        while ((steps + gap - 1) / gap > keep)
+            gap *= 2;
+        states = (steps < keep ? steps : keep) + (gap > 1 ? gap : 0);
+    }
+    return (group + states * 2 * q->n * row) * sizeof(di_real);
+}
+
 size_t di_flow_steps(const di_problem *p) { return ((const flow *)p->self)->last; }
 
 static di_status flow_legal(di_ctx *ctx, int n, const di_flow *f)
@@ -3138,6 +3166,7 @@ di_status di_problem_navier_stokes(di_ctx *ctx, int n, const di_flow *f, di_prob
     q->p.vjp = flow_vjp;
     q->p.apply_many = flow_apply_many;
     q->p.vjp_many = flow_vjp_many;
+    q->p.bytes = flow_bytes;
     q->set = *f;
     q->n = (size_t)n;
     q->half = q->n / 2 + 1;

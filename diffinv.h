@@ -195,6 +195,9 @@ struct di_problem {
     void (*apply_with)(const di_problem *p, const di_real *x, const di_real *theta, di_real *y);
     void (*vjp_with)(const di_problem *p, const di_real *x, const di_real *theta,
                      const di_real *v, di_real *gx, di_real *gtheta);
+    /* What apply, or with `vjp` the derivative, of n images takes of memory when it runs, beside
+       what the problem holds, at most, but for small tables. NULL: nothing. */
+    size_t (*bytes)(const di_problem *p, size_t n, int vjp);
     void *self;
 };
 /* y = A(x); gx = J(x)^T v (for a linear A: A^T v, x may be NULL); x = A^+ y (DI_EUSAGE when the
@@ -298,7 +301,8 @@ typedef struct di_flow {
     int together;    /* the adaptive dt of a batch is that of its fastest field (InverseBench);
                         0: each field has its own, and the bits that it has alone */
     int keep;        /* states of (n,n+2) numbers that a derivative keeps of its steps, at least
-                        2; what is between them runs again; 0: 1024 */
+                        2; those between two of them run again and lie beside them meanwhile, so
+                        the root of the number of steps takes the least memory; 0: 1024 */
 } di_flow;
 di_status di_problem_navier_stokes(di_ctx *ctx, int n, const di_flow *flow, di_problem **p);
 size_t di_flow_steps(const di_problem *p); /* of the last field that ran */

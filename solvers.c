@@ -1797,7 +1797,12 @@ static di_plan make_plan(const di_run *run, size_t n)
 size_t di_run_bytes(const di_run *run, size_t n)
 {
     di_plan plan = make_plan(run, n);
-    return plan.elements * sizeof(di_real)
+    const di_problem *p = run->problem;
+    size_t problem = 0, images = run->solver->needs & DI_ONE_BY_ONE ? 1 : n;
+    images = plan.batch > images ? plan.batch : images;
+    if (p && p->bytes)
+        problem = p->bytes(p, images, (run->solver->needs & DI_NEEDS_VJP) != 0);
+    return plan.elements * sizeof(di_real) + problem
            + run->prior->bytes(run->prior, plan.batch, plan.keep);
 }
 

@@ -47,7 +47,7 @@ typedef struct stage {          /* one block of the encoder or decoder */
     di_conv c;
 } stage;
 
-/* What makes a denoiser, or a noise predictor, of the network F at one noise level (chapter 7):
+/* What makes a denoiser, or a noise predictor, of the network F at one noise level (chapter 8):
    skip x + out F(in x, time). */
 typedef struct frame {
     double in, time, skip, out;

@@ -79,6 +79,9 @@ static inline void fill(di_real *a, size_t n, unsigned seed)
         a[i] = (di_real)value_at(i, seed);
 }
 
+/* The larger one, but NaN if one is: a largest difference that hides none. */
+static inline double larger(double a, double b) { return a >= b || a != a ? a : b; }
+
 /* max |got - want| / max |want|; a NaN counts as infinite. */
 static inline double worst(const di_real *got, const double *want, size_t n)
 {

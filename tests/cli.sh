@@ -89,4 +89,9 @@ formula() {
         x = $2
         printf(x == \"nan\" ? \"nan \" : \"%.9g \", x) } }"
 }
-true_that() { if awk "BEGIN { exit !($2) }"; then yes; else no "$1: $2"; fi; }
+true_that() {
+    case $2 in
+    *nan*) no "$1: $2" ;; # to awk a variable, of value 0
+    *) if awk "BEGIN { exit !($2) }"; then yes; else no "$1: $2"; fi ;;
+    esac
+}

@@ -139,9 +139,20 @@ field l.npy "128, 1, 1" 128 "i / 64 - 1"
 good "nblur, a latent of a file" "$D" measure -p nblur net=b.unw latent=l.npy -i x128.npy -w \
     none -o n4.npy
 differ "latents" n.npy n4.npy
+field mean.npy "3, 128, 128" 49152 "0"
+field var.npy "3, 128, 128" 49152 "0.25"
+G3=gauss:mean.npy,var.npy
+good "nblur, its memory" "$D" info -w $G3 -p nblur net=b.unw -s dps
+awk '/^peak bytes, solve/ && $4 > 20e6 { ok = 1 } END { exit !ok }' out && yes ||
+    no "its network counts: $(cat out)"
+bad 3 "this run needs" "$D" solve -s dps steps=1 -w $G3 -p nblur net=b.unw \
+    -y x128.npy -o x.npy --mem 20M
 bad 1 "needs its network: net=FILE.unw" "$D" op -p nblur -i x128.npy -o x.npy
 bad 2 "nofile.unw: can't read" "$D" op -p nblur net=nofile.unw -i x128.npy -o x.npy
-bad 2 "not a UNW1 file" "$D" op -p nblur net=x128.npy -i x128.npy -o x.npy
+bad 2 "x128.npy: weight file: not a UNW1 file" "$D" op -p nblur net=x128.npy -i x128.npy -o x.npy
+mkfifo pipe
+bad 2 "pipe: not a file" "$D" op -p nblur net=pipe -i x128.npy -o x.npy
+bad 2 ".: not a file" "$D" op -p nblur net=. -i x128.npy -o x.npy
 bad 2 "12x16: height and width must be multiples of 128" "$D" op -p nblur net=b.unw -i x3.npy \
     -o x.npy
 bad 2 "colour pictures, not ones with 1 channel" "$D" op -p nblur net=b.unw -i x1.npy -o x.npy
@@ -151,8 +162,8 @@ field ln.npy "128, 1, 1" 128 '"nan"'
 bad 2 "ln.npy: the values of the latent hold NaN" "$D" op -p nblur net=b.unw latent=ln.npy -i \
     x128.npy -o x.npy
 bad 2 "blurs (problem nblur, net=)" "$D" info -w "$T/b.unw"
-bad 2 "a network that denoises" "$D" op -p nblur net="$OLDPWD/tests/vectors/dps.unw" -i \
-    x128.npy -o x.npy
+bad 2 "dps.unw: weight file: format.kind=unet2d is a network that denoises" "$D" \
+    op -p nblur net="$OLDPWD/tests/vectors/dps.unw" -i x128.npy -o x.npy
 
 echo "$pass passed, $fail failed"
 [ $fail = 0 ]

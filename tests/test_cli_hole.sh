@@ -67,6 +67,7 @@ uv '1 ALMA PV 1e9 1e9\n' "six words"
 uv '1 ALMA PV 1e9 1e9 1\n' "in no triangle"
 uv '2 ALMA PV 1e9 1e9 1\n1 ALMA PV 1e9 1e9 1\n' "sort the lines"
 uv '1 ALMA PV 4e9 1e9 1\n1 ALMA LMT 1e9 2e9 1\n1 PV LMT -3e9 1e9 1\n' "lacks: give"
+uv '1 ALMA PV 1e9 1e9 1\n\0001 ALMA LMT 1e9 1e9 1\n' "a byte of 0 at 20"
 
 # ---- solve and eval ------------------------------------------------------------------------
 

@@ -57,6 +57,15 @@ while read -r p; do
     differ "--map counts" "$p.png" heat.png
 done <problems
 
+# From -1.5e308 to 1.5e308 (in a float build both are infinite)
+{ printf '\223NUMPY\001\000\166\000%-117s\n' \
+      "{'descr': '<f8', 'fortran_order': False, 'shape': (2,), }"
+  printf '\360\254\341\110\155\263\352\177\360\254\341\110\155\263\352\377'; } >far.npy
+good "a range too large to subtract" "$D" view -q far.npy -o far.png
+if [ -x "$ROOT/diffinv-double" ]; then
+    good "and in double" timeout 20 "$ROOT/diffinv-double" view -q far.npy -o far.png
+fi
+
 # ---- Sheets next to each other -------------------------------------------------------------
 
 good "beside" "$D" measure -q -p hdr -i face.png -o hdr.npy --sheet s.png --beside sr.sheet.png

@@ -199,7 +199,7 @@ static double apart(const pass *s, const double *a, const double *b)
 {
     double most = 0;
     for (size_t j = 0; j < s->d; j++)
-        most = fmax(most, fabs(a[j] - b[j]));
+        most = larger(most, fabs(a[j] - b[j]));
     return most / sqrt(s->f * (double)s->d);
 }
 
@@ -255,16 +255,17 @@ static void test_grid(void)
             double beta = 19.9 * t + 0.1, slope_sg = (1 + sg * sg) * beta / (2 * sg);
             double f = 2 * g.rate[i] * dt, a = s / g.s[i + 1], next = g.sigma[i + 1];
             CHECK(f > 0);
-            most[0] = fmax(most[0], fabs(s * s * (1 + sg * sg) - 1));
-            most[1] = fmax(most[1], fabs(vp_time(sg) - t) / t);
-            most[2] = fmax(most[2], fabs(2 * s * s * sg * slope_sg * dt / f - 1));
-            most[3] = fmax(most[3], fabs(s * s * (sg * sg - next * next) - 1 + a * a)); /* P8 */
+            most[0] = larger(most[0], fabs(s * s * (1 + sg * sg) - 1));
+            most[1] = larger(most[1], fabs(vp_time(sg) - t) / t);
+            most[2] = larger(most[2], fabs(2 * s * s * sg * slope_sg * dt / f - 1));
+            double back = s * s * (sg * sg - next * next) - 1 + a * a;                 /* P8 */
+            most[3] = larger(most[3], fabs(back));
             di_real one[1] = { 1 }, x0[1], mean[1]; /* N(0, 1): x goes to (1 - f/2) x */
             NEAR(grid_mean(run, &g, i, 1, one, x0, mean), f, 0);
             NEAR(mean[0], 1 - f / 2, BOUND(2e-6, 1e-13));
             spread = spread * (1 - f / 2) * (1 - f / 2) + f;
             low = fmin(low, spread);
-            high = fmax(high, spread);
+            high = larger(high, spread);
         }
         double f0 = 2 * g.rate[0] * (g.t[0] - g.t[1]);
         CHECK(low >= 1 && high <= 1 / (1 - f0 / 4));
@@ -348,7 +349,7 @@ static void plain_guided(plain *o, const toy *q, const affine *a, const di_real 
     }
     for (int j = 0; j < d; j++)
         x[j] = o->scg ? mu[j] + (o->mirror ? -1 : 1) * sqrt(f) * o->z[best * d + j]
-                      : mu[j] - sqrt(f * d) * g[j] / fmax(sqrt(norm), 1e-12);
+                      : mu[j] - sqrt(f * d) * g[j] / larger(sqrt(norm), 1e-12);
     o->z += o->N * d;
     o->net += (uint64_t)o->N;
     o->apply += (uint64_t)o->N;
@@ -423,11 +424,11 @@ static void test_plain(void)
             plain_run(&o, q, &H, y, want);
             EQUAL(solve(&j, x), DI_OK);
             for (int i = 0; i < d; i++) {
-                far = fmax(far, fabs(x[i] - want[i]));
-                top = fmax(top, fabs(want[i]));
+                far = larger(far, fabs(x[i] - want[i]));
+                top = larger(top, fabs(want[i]));
             }
             NEAR(far / top, 0, BOUND(5e-4, 1e-10));
-            most = fmax(most, far / top);
+            most = larger(most, far / top);
             EQUAL(j.used, o.z - pool); /* the same draws in the same order */
             EQUAL(j.cost.net, o.net);
             EQUAL(j.cost.apply, o.apply);
@@ -458,7 +459,7 @@ static int on_sphere(void *user, const di_step *s)
         double x = o->q->x[j], u = clean(o->q, j, x / sc, sg);
         r += pow(s->x[j] - (1 + f / 2) * x - f * (u - x / sc) / (sg * sg * sc), 2);
     }
-    o->most = fmax(o->most, fabs(sqrt(r / (f * d)) - 1));
+    o->most = larger(o->most, fabs(sqrt(r / (f * d)) - 1));
     return 0;
 }
 
@@ -483,7 +484,7 @@ static void test_sphere(void)
                   .user = &o };
         EQUAL(solve(&j, x), DI_OK);
         NEAR(o.most, 0, BOUND(1e-5, 1e-12));
-        most = fmax(most, o.most);
+        most = larger(most, o.most);
     }
     figure("P1 |x - mu| / sqrt(f d) - 1", most);
 }
@@ -552,8 +553,8 @@ static double far_off(const double *a, const double *b, int n)
 {
     double far = 0, top = 0;
     for (int i = 0; i < n; i++) {
-        far = fmax(far, fabs(a[i] - b[i]));
-        top = fmax(top, fabs(b[i]));
+        far = larger(far, fabs(a[i] - b[i]));
+        top = larger(top, fabs(b[i]));
     }
     return far / top;
 }
@@ -592,7 +593,7 @@ static void test_surrogate(void)
                     want[r * d + c] += J[r * d + i] * S[i * d + c];
             }
         NEAR(far_off(A, want, m * d), 0, BOUND(1e-4, 1e-11));
-        most = fmax(most, far_off(A, want, m * d));
+        most = larger(most, far_off(A, want, m * d));
         CHECK(far_off(A, J, m * d) > 0.1); /* not exact, whatever N */
         if (N == 2) /* rank 1: every minor of two is 0 */
             NEAR((A[0] * A[d + 1] - A[1] * A[d]) / (fabs(A[0]) * fabs(A[d + 1])), 0,
@@ -603,7 +604,7 @@ static void test_surrogate(void)
         CHECK(N < 5 || fabs(det3(A, d)) > 1e-6);
         if (N > d) { /* least squares would be */
             divide(A, S, m, d);
-            control = fmax(control, far_off(A, J, m * d));
+            control = larger(control, far_off(A, J, m * d));
             NEAR(far_off(A, J, m * d), 0, BOUND(2e-3, 1e-10));
         }
         pass_close(&K);
@@ -952,9 +953,9 @@ static void test_degenerate(void)
         pass_go(&K, mu, y, pool);
         for (int n = 0; n < N; n++) {
             sum += K.c[n];
-            top = fmax(top, fabs(K.c[n]));
+            top = larger(top, fabs(K.c[n]));
         }
-        most = fmax(most, fabs(sum) / top);
+        most = larger(most, fabs(sum) / top);
         pass_close(&K);
     }
     NEAR(most, 0, 1e-12);
@@ -1245,7 +1246,7 @@ static void test_companion(void)
             side += x[i];
         right += side * heavy > 0;
         CHECK(residual[1] < residual[0]);
-        worst_guided = fmax(worst_guided, sqrt(residual[1] / m));
+        worst_guided = larger(worst_guided, sqrt(residual[1] / m));
         best_free = fmin(best_free, sqrt(residual[0] / m));
     }
     CHECK(worst_guided < best_free);
@@ -1568,7 +1569,7 @@ static int compare(void *user, const di_step *s)
                 want[j] = o->x.v[i * PICTURE + (size_t)j];
             double d = worst(s->x, want, PICTURE);
             NEAR(d, 0, BOUND(o->tolerance, 1e-9));
-            o->most = fmax(o->most, d);
+            o->most = larger(o->most, d);
         }
     return s->step == o->stop && s->step < s->steps;
 }

@@ -530,8 +530,8 @@ static double asymmetry(const double *J)
     double most = 0, top = 0;
     for (int i = 0; i < 3; i++)
         for (int c = 0; c < 3; c++) {
-            most = fmax(most, fabs(J[3 * i + c] - J[3 * c + i]));
-            top = fmax(top, fabs(J[3 * i + c]));
+            most = larger(most, fabs(J[3 * i + c] - J[3 * c + i]));
+            top = larger(top, fabs(J[3 * i + c]));
         }
     return most / top;
 }
@@ -568,7 +568,7 @@ static void test_symmetry(void)
             for (int i = 0; i < 3; i++)
                 in[i] = P.R.x[3 * j + i];
             jacobian(&Q, in, J);
-            most = fmax(most, asymmetry(J));
+            most = larger(most, asymmetry(J));
             NEAR(asymmetry(J), 0, BOUND(2e-5, 1e-12));
         }
         di_run_close(P.run);
@@ -593,8 +593,8 @@ static double differences(plug *Q, const double *z, const di_real *y, double h)
         up[i] += h;
         down[i] -= h;
         double d = (loss(Q, up, y) - loss(Q, down, y)) / (2 * h) - g[i];
-        far = fmax(far, fabs(d));
-        top = fmax(top, fabs(g[i]));
+        far = larger(far, fabs(d));
+        top = larger(top, fabs(g[i]));
     }
     return far / top;
 }
@@ -614,7 +614,7 @@ static void test_gradient(void)
         NEAR(P.x[i], R[i], BOUND(5e-7, 1e-9 * fabs(R[i])));
     slope(&P);
     for (int i = 0; i < 3; i++) {
-        off = fmax(off, fabs(P.g[i] - g[i]) / fabs(g[0]));
+        off = larger(off, fabs(P.g[i] - g[i]) / fabs(g[0]));
         NEAR(P.g[i], g[i], BOUND(2e-6 * fabs(g[0]), 1e-9 * fabs(g[i])));
     }
     figure("T9 gradient, relative", off);
@@ -655,7 +655,7 @@ static void test_clip(void)
             double x0 = u > 1 ? 1 : u < -1 ? -1 : u, e = (x - P.R.s[j] * x0) / P.R.c[j];
             double next = j < 2 ? P.R.s[j + 1] * x0 + P.R.c[j + 1] * e : x0;
             double got = j < 2 ? P.R.x[8 * (j + 1) + i] : P.x[i];
-            far = fmax(far, fabs(got - next));
+            far = larger(far, fabs(got - next));
             clipped += x0 != u;
         }
     NEAR(far, 0, BOUND(1e-6, 4e-15));
@@ -857,7 +857,7 @@ static void test_contraction(void)
         if (sizeof(di_real) == 8)
             EQUAL(stop, 0); /* float: the variance, 1e-9 of x^2 at last, is of rounded x */
         if (last > 0)
-            most = fmax(most, v / last);
+            most = larger(most, v / last);
         last = v;
     }
     NEAR(most, BOUND(0.99, q * q), BOUND(0.02, 0.02));
@@ -1203,12 +1203,12 @@ static int compare(void *user, const di_step *s)
     official *o = user;
     double l = fabs(s->residual * s->residual / o->loss.v[s->step - 1] - 1);
     NEAR(l, 0, BOUND(o->off_loss, 1e-9));
-    o->most_loss = fmax(o->most_loss, l);
+    o->most_loss = larger(o->most_loss, l);
     for (size_t i = 0; i < o->z.n; i++)
         if (o->after[i] == s->step) {
             double d = off(s->x, o->z.v + i * PICTURE);
             NEAR(d, 0, BOUND(o->off_z, 1e-9));
-            o->most_z = fmax(o->most_z, d);
+            o->most_z = larger(o->most_z, d);
         }
     return SLOW && s->step == 1;
 }

@@ -42,8 +42,8 @@ static void test_lengths(void)
                         sr = x[at];
                         si = x[size + at];
                     }
-                    far = fmax(far, fmax(fabs(re[at] - sr), fabs(im[at] - si)));
-                    top = fmax(top, fmax(fabs(sr), fabs(si)));
+                    far = larger(far, larger(fabs(re[at] - sr), fabs(im[at] - si)));
+                    top = larger(top, larger(fabs(sr), fabs(si)));
                 }
             NEAR(far / top, 0, bound(n));
             if (n == 384 || n == 97)
@@ -95,7 +95,7 @@ static void test_plane(int h, int w, size_t lanes)
     di_fft2_real(fh, fw, lanes, x, hr, hi, work);
     for (size_t i = 0; i < half; i++) {
         size_t at = i / (wh * lanes) * w * lanes + i % (wh * lanes);
-        far = fmax(far, fmax(fabs(hr[i] - re[at]), fabs(hi[i] - im[at])));
+        far = larger(far, larger(fabs(hr[i] - re[at]), fabs(hi[i] - im[at])));
     }
     NEAR(far, 0, tol * sqrt(size / lanes));
     for (size_t i = 0; i < size; i++) {
@@ -106,8 +106,8 @@ static void test_plane(int h, int w, size_t lanes)
     di_fft2_real_back(fh, fw, lanes, (di_real)(1.0 / ((double)h * w)), hr, hi, back, work);
     di_fft2(fh, fw, 1, lanes, (di_real)(1.0 / ((double)h * w)), re, im, work);
     for (size_t i = 0; i < size; i++) {
-        round = fmax(round, fabs(back[i] - x[i]));
-        round = fmax(round, fmax(fabs(re[i] - x[i]), fabs(im[i])));
+        round = larger(round, fabs(back[i] - x[i]));
+        round = larger(round, larger(fabs(re[i] - x[i]), fabs(im[i])));
     }
     NEAR(round, 0, 2 * tol);
     free(re);

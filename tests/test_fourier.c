@@ -29,7 +29,7 @@ static double against(const di_real *got, size_t n, const char *name, const char
     for (size_t i = 0; i < n; i++) {
         double d = fabs((double)got[i] - a.v[i]);
         far = d <= far ? far : d == d ? d : HUGE_VAL;
-        top = fmax(top, fabs(a.v[i]));
+        top = larger(top, fabs(a.v[i]));
     }
     io_free(&a);
     char what[80];
@@ -307,7 +307,7 @@ static void test_bessel(void)
         di_bessel0(x, &j, &y);
         double size = sqrt(wj * wj + wy * wy), d = sqrt((j - wj) * (j - wj)
                                                         + (y - wy) * (y - wy));
-        far = fmax(far, d / size);
+        far = larger(far, d / size);
         /* float: the file's x was rounded, which turns the phase by as much */
         if (!NEAR(d / size, 0, BOUND(1e-7 * (2 + x), 7e-16)))
             printf("     at x = %.17g\n", x);

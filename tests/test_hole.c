@@ -75,7 +75,7 @@ static double far(const double *got, const double *want, size_t n)
 {
     double d = 0, top = 0;
     for (size_t i = 0; i < n; i++) {
-        d = fabs(got[i] - want[i]) > d ? fabs(got[i] - want[i]) : d;
+        d = larger(d, fabs(got[i] - want[i]));
         top = fabs(want[i]) > top ? fabs(want[i]) : top;
     }
     return d / top;
@@ -100,7 +100,7 @@ static void test_angle(void)
         long double want = atan2l(y, x);
         double top = fabs((double)want), ulp = nextafter(top, HUGE_VAL) - top;
         double d = (double)fabsl(di_atan2(y, x) - want) / ulp;
-        most = d > most ? d : most;
+        most = larger(most, d);
     }
     NEAR(most, 0, 2);
     figure("angle: ulp", most);
@@ -223,7 +223,7 @@ static void test_official(void)
     double top = 0, off = 0;
     for (int i = 0; i < N; i++) {
         top = fabs(half[i]) > top ? fabs(half[i]) : top;
-        off = fabs(from[i] - half[i]) > off ? fabs(from[i] - half[i]) : off;
+        off = larger(off, fabs(from[i] - half[i]));
     }
     NEAR(off / top, 0, BOUND(1e-5, 1e-12));
     figure("loss of y: gradient", off / top);
@@ -291,6 +291,32 @@ static void test_black(void)
     CHECK(di_finite(g, N));
     EQUAL(di_apply(p, 1, x, q), DI_OK);
     CHECK(di_finite(q, ALL));
+}
+
+/* A gradient that is no number leaves nothing behind, whatever the width: 12 is not whole. The
+   scores of a picture with such a pixel are none. */
+static void test_nan(void)
+{
+    enum { H = 9, W = 12 };
+    static double uv[6] = {1e9, 2e9, -3e9, 1e9, 2e9, -3e9}, sigma[3] = {1, 1, 1};
+    static int triangle[3] = {1, 2, 3};
+    di_hole o = {3, 1, 0, 1e-11, uv, sigma, triangle, NULL, {1, 1, 0, 1}};
+    di_problem *p;
+    di_real x[H * W], y[9], again[9], v[9], g[H * W];
+    EQUAL(di_problem_blackhole(ctx, H, W, &o, &p), DI_OK);
+    fill(x, H * W, 5);
+    for (int i = 0; i < 9; i++)
+        v[i] = (di_real)(HUGE_VAL - HUGE_VAL);
+    EQUAL(di_apply(p, 1, x, y), DI_OK);
+    EQUAL(di_apply_vjp(p, 1, x, v, g), DI_OK);
+    CHECK(!di_finite(g, H * W));
+    EQUAL(di_apply(p, 1, x, again), DI_OK);
+    CHECK(di_finite(y, 9) && same(y, again, 9));
+    double psnr[HOLE_PSNRS];
+    x[H * W / 2] = v[0];
+    EQUAL(score_hole_psnr(x, x, H, W, 2.5, psnr), 0);
+    for (int k = 0; k < HOLE_PSNRS; k++)
+        CHECK(psnr[k] != psnr[k]);
 }
 
 /* ---- What closures leave unchanged ------------------------------------------------------- */
@@ -426,7 +452,7 @@ static void test_solvers(void)
         }
         double d = 0, top = 0;
         for (int i = 0; i < D; i++) {
-            d = fabs(x[0][i] - x[1][i]) > d ? fabs(x[0][i] - x[1][i]) : d;
+            d = larger(d, fabs(x[0][i] - x[1][i]));
             top = fabs(x[0][i]) > top ? fabs(x[0][i]) : top;
         }
         NEAR(d / top, 0, run[k].tolerance);
@@ -709,6 +735,7 @@ int main(int argc, char **argv)
     test_official();
     test_derivative();
     test_black();
+    test_nan();
     test_closures();
     test_shift();
     test_solvers();

@@ -828,7 +828,8 @@ static void travel_inner(travel *v, double *x, double sg, double next)
 {
     for (int i = 0; i < PIXELS; i++) {
         double far = v->one ? v->sigma_y : v->s[i] > 0 ? v->sigma_y / v->s[i] : 0;
-        double lam = far > next ? next / far : 1, gam = sqrt(fmax(0, next * next - far * far));
+        double lam = far > next ? next / far : 1;
+        double gam = sqrt(larger(0, next * next - far * far));
         double D = 0.1 + 0.25 / (0.25 + sg * sg) * (x[i] - 0.1);
         double hat = v->s[i] > 0 ? lam * v->y[i] / v->s[i] + (1 - lam) * D : D;
         x[i] = hat + sqrt(1 - v->eta * v->eta) * next / sg * (x[i] - hat)
@@ -860,7 +861,7 @@ static int check_feasible(void *user, const di_step *s)
     feasible *f = user;
     for (int i = 0; i < PIXELS; i++)
         if (f->v->s[i] > 0)
-            f->most = fmax(f->most, fabs(f->v->s[i] * s->x0[i] - f->v->y[i]));
+            f->most = larger(f->most, fabs(f->v->s[i] * s->x0[i] - f->v->y[i]));
     return 0;
 }
 
@@ -898,8 +899,8 @@ static double check_travel(travel v, const di_problem *p, int vp, double final)
     EQUAL(j.used, PIXELS * (1 + v.K + calls));
     EQUAL(j.cost.net, calls);
     for (int i = 0; i < PIXELS; i++) {
-        most = fmax(most, fabs(x[i] - want[i]));
-        size = fmax(size, fabs(want[i]));
+        most = larger(most, fabs(x[i] - want[i]));
+        size = larger(size, fabs(want[i]));
     }
     NEAR(most / size, 0, BOUND(1e-5, 1e-11));
     if (v.sigma_y == 0) {
@@ -932,7 +933,7 @@ static void test_travel(void)
         v.L = c / 2 % 4;
         v.one = c / 8 % 2;
         v.sigma_y = sigmas[c / 16];
-        most = fmax(most, check_travel(v, p, c % 2, finals[c / 16]));
+        most = larger(most, check_travel(v, p, c % 2, finals[c / 16]));
     }
     figure("ddnm on its own levels, against a second writing", most);
 }
@@ -1006,8 +1007,8 @@ static int follow_step(void *user, const di_step *s)
             double l2 = distance_l2(x, f->x + (size_t)k * PICTURE);
             NEAR(most, 0, f->max_tolerance);
             NEAR(l2, 0, f->l2_tolerance);
-            f->most = fmax(f->most, most);
-            f->l2 = fmax(f->l2, l2);
+            f->most = larger(f->most, most);
+            f->l2 = larger(f->l2, l2);
         }
     return s->step == FOLLOWED && FOLLOWED < s->steps;
 }

@@ -388,7 +388,7 @@ static double asymmetry(const double *a, int n)
 {
     double far = 0;
     for (int i = 0; i < n * n; i++)
-        far = fmax(far, fabs(a[i] - a[i % n * n + i / n]));
+        far = larger(far, fabs(a[i] - a[i % n * n + i / n]));
     return far;
 }
 
@@ -396,8 +396,8 @@ static double farthest(const double *a, const double *b, int n)
 {
     double far = 0, top = 0;
     for (int i = 0; i < n; i++) {
-        far = fmax(far, fabs(a[i] - b[i]));
-        top = fmax(top, fabs(b[i]));
+        far = larger(far, fabs(a[i] - b[i]));
+        top = larger(top, fabs(b[i]));
     }
     return far / top;
 }
@@ -424,8 +424,8 @@ static void test_penrose(const di_problem *p, const di_real *dense, int m, int d
     product(all, left, a, m, m, d);
     double far = farthest(all, a, m * d);
     product(all, right, plus, d, d, m);
-    far = fmax(far, farthest(all, plus, d * m));
-    far = fmax(far, fmax(asymmetry(left, m), asymmetry(right, d)));
+    far = larger(far, farthest(all, plus, d * m));
+    far = larger(far, larger(asymmetry(left, m), asymmetry(right, d)));
     NEAR(far, 0, tolerance);
     figure("        Moore-Penrose", far);
 }
@@ -645,7 +645,7 @@ static void test_abar(void)
     for (size_t i = 0; i < sizeof level / sizeof *level; i++)
         NEAR(sigma_of(di_prior_abar(p, level[i].t)), level[i].sigma, level[i].tolerance);
     for (int i = 0; i < 1000; i++)
-        far = fmax(far, fabs(di_prior_abar(p, i) / abar_at(i) - 1));
+        far = larger(far, fabs(di_prior_abar(p, i) / abar_at(i) - 1));
     NEAR(far, 0, 1e-12);
     figure("abar at all 1000 indices", far);
     NEAR(di_prior_abar(p, 100.25) / (pow(abar_at(100), 0.75) * pow(abar_at(101), 0.25)), 1,
@@ -677,7 +677,7 @@ static void test_time(void)
         NEAR(di_prior_time(p, known[i][0], 1), known[i][1], 1e-3);
     for (int i = 0; i < 1000; i++) {
         double s = sigma_of(abar_at(i)), apart = di_prior_time(p, s, 1) - i;
-        table = fmax(table, fabs(di_prior_time(p, s, 0) - i));
+        table = larger(table, fabs(di_prior_time(p, s, 0) - i));
         at = apart < least ? i : at;
         least = fmin(least, apart);
     }
@@ -692,9 +692,9 @@ static void test_time(void)
     NEAR(di_prior_time(p, 100, 1) - di_prior_time(p, 100, 0), 3.10, 5e-3);
     for (double s = 0.002; s <= 200; s *= 1.01) {
         double back = sigma_of(di_prior_abar(p, di_prior_time(p, s, 0)));
-        round = fmax(round, fabs(back / s - 1) / (1e-12 + 3e-16 / (s * s)));
+        round = larger(round, fabs(back / s - 1) / (1e-12 + 3e-16 / (s * s)));
         if (s > 0.02)
-            precise = fmax(precise, fabs(back / s - 1));
+            precise = larger(precise, fabs(back / s - 1));
     }
     NEAR(round, 0, 1); /* abar near 1 is a double: its rounding is 1e-16 / 2 sigma^2 in sigma */
     NEAR(precise, 0, 1e-12);
@@ -930,7 +930,7 @@ static void test_derivative(di_prior *p, const char *name)
                 right += (double)v[i] * Ju[i];
                 size += fabs((double)u[i] * Jv[i]) + fabs((double)v[i] * Ju[i]);
             }
-            skew = fmax(skew, fabs(left - right) / size);
+            skew = larger(skew, fabs(left - right) / size);
             for (int n = 0; n < 2; n++) {
                 di_real moved[D3];
                 for (int i = 0; i < D3; i++)
@@ -939,7 +939,7 @@ static void test_derivative(di_prior *p, const char *name)
             }
             for (int i = 0; i < D3; i++)
                 slope += u[i] * ((double)side[0][i] - side[1][i]) / (2 * step);
-            far = fmax(far, fabs(slope - right) / size);
+            far = larger(far, fabs(slope - right) / size);
         }
     NEAR(skew, 0, BOUND(3e-7, 1e-12));
     NEAR(far, 0, BOUND(4e-3, 1e-7));
@@ -985,7 +985,7 @@ static void mixture_denoiser(denoiser *r, const double *x, double sigma, double 
         for (int i = 0; i < D3; i++)
             far += (x[i] - M3[k][i]) * (x[i] - M3[k][i]);
         p[k] = log(PI3[k]) - far / (2 * v);
-        top = fmax(top, p[k]);
+        top = larger(top, p[k]);
     }
     for (int k = 0; k < 3; k++)
         sum += p[k] = exp(p[k] - top);
@@ -1029,8 +1029,8 @@ static void frame_error(di_prior *p, double c2, double sigma, int continuous, do
             double Jv = 0;
             for (int j = 0; j < D3; j++)
                 Jv += want.J[i * D3 + j] * v[j];
-            *eD = fmax(*eD, fabs(x[i] - sigma * e[i] - want.D[i]) / (1 + sigma));
-            *eJ = fmax(*eJ, fabs(v[i] - sigma * cin * gx[i] - Jv));
+            *eD = larger(*eD, fabs(x[i] - sigma * e[i] - want.D[i]) / (1 + sigma));
+            *eJ = larger(*eJ, fabs(v[i] - sigma * cin * gx[i] - Jv));
         }
     }
 }
@@ -1055,8 +1055,8 @@ static void test_frames(void)
         in_case("%s prior, frames", k ? "mixture" : "gauss");
         for (double sigma = 0.002; sigma < 200; sigma *= 1.5) {
             frame_error(p[k], k * c2, sigma, 0, &eD, &eJ);
-            topD = fmax(topD, eD);
-            topJ = fmax(topJ, eJ);
+            topD = larger(topD, eD);
+            topJ = larger(topJ, eJ);
         }
         NEAR(topD, 0, slack);
         NEAR(topJ, 0, slack);
@@ -1100,7 +1100,7 @@ static void test_mixture_spread(void)
         for (int i = 0; i < D3; i++)
             g[i] *= -sqrt(1 - abar) / sum;
         EQUAL(p->eval(p, 1, time + k, x, eps, NULL, 0), DI_OK);
-        far = fmax(far, worst(eps, g, D3));
+        far = larger(far, worst(eps, g, D3));
     }
     NEAR(far, 0, BOUND(2e-7, 1e-13));
     figure(where, far);
@@ -1323,8 +1323,8 @@ static void test_gradient(void)
     three_steps_vjp(p, 1, g);
     double farR = 0, farG = 0;
     for (int i = 0; i < 3; i++) {
-        farR = fmax(farR, fabs(x[i] - R[i]));
-        farG = fmax(farG, fabs(g[i] - G[i]));
+        farR = larger(farR, fabs(x[i] - R[i]));
+        farG = larger(farG, fabs(g[i] - G[i]));
     }
     NEAR(farR, 0, BOUND(2e-6, 1e-12));
     NEAR(farG, 0, BOUND(2e-6, 1e-13));

@@ -595,7 +595,7 @@ const make_kind make_inpaint = {
 const make_kind make_sr = {
     "sr", "super-resolution: y = x reduced", "exact adjoint", 1, 1, problem_sr, sr_image,
     make_image_noise,
-    {{"factor", "4", "1..64 int", "reduction of each side (DPS)"},
+    {{"factor", "4", "2..64 int", "reduction of each side (DPS)"},
      {"kind", "bicubic", "bicubic|mean|cut",
       "antialiased bicubic (DPS), block mean (DDRM), bicubic cut at the border (InverseBench)"},
      MAKE_SIGMA, MAKE_NOISE}};

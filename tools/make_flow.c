@@ -128,5 +128,5 @@ const make_kind make_navier_stokes = {
      {"forcing", "4", "0..100000", "f = -forcing cos(4 y) (InverseBench)"},
      {"scale", "10", "0.000001..100000", "vorticity of an image's 1 (InverseBench)"},
      {"keep", "1024", "2..1000000 int",
-      "states of (n,n+2) numbers that a derivative stores; fewer: steps run again"},
+      "states of (n,n+2) numbers that a derivative stores; fewer: steps run again, by gaps"},
      {"sigma", "0", "0..100", "noise level on the vorticity (InverseBench: 0, 1, 2)"}}};

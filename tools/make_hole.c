@@ -221,9 +221,13 @@ static di_status read_line(di_ctx *ctx, const char *path, int line, const char *
     return DI_OK;
 }
 
-static di_status read_text(di_ctx *ctx, const char *path, const char *text, hole_uv *uv)
+static di_status read_text(di_ctx *ctx, const char *path, const char *text, size_t len,
+                           hole_uv *uv)
 {
     size_t lines = 1;
+    if (strlen(text) != len)
+        return di_fail(ctx, DI_EINPUT, "%s: a byte of 0 at %zu: it is no text", path,
+                       strlen(text));
     for (const char *s = text; *s; s++)
         lines += *s == '\n';
     if (lines > 1 << 16)
@@ -257,21 +261,20 @@ typedef struct one_scan {
     int s[HOLE_STATIONS], n;
 } one_scan;
 
-static di_status scan_open(di_ctx *ctx, const char *path, const hole_uv *uv, int number,
+/* The scan that begins with row *at, which moves to the next one's first row. */
+static di_status scan_open(di_ctx *ctx, const char *path, const hole_uv *uv, int *at,
                            one_scan *c)
 {
-    int here[HOLE_STATIONS] = {0};
+    int here[HOLE_STATIONS] = {0}, number = uv->row[*at].scan;
     memset(c, 0, sizeof *c);
-    for (int i = 0; i < uv->rows; i++) {
-        const hole_row *r = &uv->row[i];
-        if (r->scan != number)
-            continue;
+    for (; *at < uv->rows && uv->row[*at].scan == number; ++*at) {
+        const hole_row *r = &uv->row[*at];
         if (c->baseline[r->a][r->b])
             return di_fail(ctx, DI_EINPUT, "%s:%d: baseline %s %s a second time at %g h", path,
                            r->line, hole_station(uv->array, r->a),
                            hole_station(uv->array, r->b), r->time);
-        c->baseline[r->a][r->b] = i + 1;
-        c->baseline[r->b][r->a] = -(i + 1);
+        c->baseline[r->a][r->b] = *at + 1;
+        c->baseline[r->b][r->a] = -(*at + 1);
         here[r->a] = here[r->b] = 1;
     }
     for (int i = 0; i < HOLE_STATIONS; i++)
@@ -316,9 +319,9 @@ static di_status find_closures(di_ctx *ctx, const char *path, hole_uv *uv)
     uv->quadrangle = calloc(most, 4 * sizeof *uv->quadrangle);
     if (!uv->triangle || !uv->quadrangle)
         return di_fail(ctx, DI_EMEMORY, "%s: no memory for its closures", path);
-    for (int i = 0; i < uv->scans; i++) {
+    for (int at = 0; at < uv->rows; ) {
         one_scan c;
-        if (scan_open(ctx, path, uv, i, &c))
+        if (scan_open(ctx, path, uv, &at, &c))
             return ctx->status;
         scan_triangles(&c, uv);
         scan_quadrangles(&c, uv);
@@ -329,21 +332,24 @@ static di_status find_closures(di_ctx *ctx, const char *path, hole_uv *uv)
 /* A baseline in no closure says nothing to a loss that leaves amplitudes out. */
 static di_status check_used(di_ctx *ctx, const char *path, const hole_uv *uv)
 {
-    for (int i = 0; i < uv->rows; i++) {
-        const hole_row *r = &uv->row[i];
-        int used = 0;
-        for (int k = 0; k < 3 * uv->tri && !used; k++)
-            used = uv->triangle[k] == i + 1 || uv->triangle[k] == -(i + 1);
-        for (int k = 0; k < 4 * uv->quad && !used; k++)
-            used = uv->quadrangle[k] == i;
-        if (!used)
-            return di_fail(ctx, DI_EINPUT, "%s:%d: baseline %s %s is in no triangle and no "
-                           "quadrangle at %g h, so nothing uses it: remove the line, or weigh "
-                           "amplitudes (weights=1,1,1,0.5)", path, r->line,
-                           hole_station(uv->array, r->a), hole_station(uv->array, r->b),
-                           r->time);
-    }
-    return DI_OK;
+    char *used = calloc((size_t)uv->rows, 1);
+    if (!used)
+        return di_fail(ctx, DI_EMEMORY, "%s: no memory for its baselines", path);
+    for (int k = 0; k < 3 * uv->tri; k++)
+        used[abs(uv->triangle[k]) - 1] = 1;
+    for (int k = 0; k < 4 * uv->quad; k++)
+        used[uv->quadrangle[k]] = 1;
+    int i = 0;
+    while (i < uv->rows && used[i])
+        i++;
+    free(used);
+    if (i == uv->rows)
+        return DI_OK;
+    const hole_row *r = &uv->row[i];
+    return di_fail(ctx, DI_EINPUT, "%s:%d: baseline %s %s is in no triangle and no quadrangle "
+                   "at %g h, so nothing uses it: remove the line, or weigh amplitudes "
+                   "(weights=1,1,1,0.5)", path, r->line, hole_station(uv->array, r->a),
+                   hole_station(uv->array, r->b), r->time);
 }
 
 /* "0,1,1,0.5" */
@@ -382,8 +388,9 @@ di_status hole_open(di_ctx *ctx, const make_spec *spec, hole_uv *uv)
         path = "the built-in coverage";
         if (hole_text(ctx, &plan, &text))
             return ctx->status;
+        len = strlen(text);
     }
-    di_status s = read_text(ctx, path, text, uv);
+    di_status s = read_text(ctx, path, text, len, uv);
     free(text);
     int scans = (int)(uv->scans * share * (1 + 1e-15));
     if (!s && !scans)

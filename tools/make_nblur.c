@@ -1,10 +1,12 @@
 /* make_nblur.c - blur by a network from text: its weight file and its latent. See make.h. */
+#define _XOPEN_SOURCE 700
 #define DIFFINV_KERNELS
 #include "make.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 static int read_file(void *user, uint64_t offset, void *dst, size_t n)
 {
@@ -18,14 +20,21 @@ static di_status open_net(di_ctx *ctx, const char *path, di_bkse **net)
     if (!*path)
         return di_fail(ctx, DI_EUSAGE, "problem nblur needs its network: net=FILE.unw (see "
                        "weights/README.md, preset GOPRO_wVAE)");
-    FILE *f = fopen(path, "rb");
-    long size = -1;
-    if (f && !fseek(f, 0, SEEK_END))
-        size = ftell(f);
-    di_status s = size < 0 ? di_fail(ctx, DI_EINPUT, "%s: can't read", path)
-                           : di_bkse_open(ctx, read_file, f, (uint64_t)size, 0, net);
-    if (f)
-        fclose(f);
+    struct stat st;
+    int known = !stat(path, &st);
+    if (known && !S_ISREG(st.st_mode)) /* opening a pipe would wait for a writer */
+        return di_fail(ctx, DI_EINPUT, "%s: not a file: give a .unw weight file", path);
+    FILE *f = known ? fopen(path, "rb") : NULL;
+    if (!f)
+        return di_fail(ctx, DI_EINPUT, "%s: can't read", path);
+    di_status s = di_bkse_open(ctx, read_file, f, (uint64_t)st.st_size, 0, net);
+    fclose(f);
+    if (s) {
+        char why[400];
+        snprintf(why, sizeof why, "%s", di_error(ctx));
+        di_clear(ctx);
+        di_fail(ctx, s, "%s: %s", path, why);
+    }
     return s;
 }
 

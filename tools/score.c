@@ -52,7 +52,7 @@ static double align(plane *p)
             double tx = -0.5 + (double)i / (STEPS - 1), ty = -0.5 + (double)k / (STEPS - 1);
             shift(p, ty * (double)(p->h - 1) / 2, tx * (double)(p->w - 1) / 2);
             double v = psnr(p->shifted, p->truth, p->h * p->w);
-            if (v > best) {
+            if (!(v <= best)) { /* NaN stays */
                 best = v;
                 memcpy(p->best, p->shifted, p->h * p->w * sizeof *p->best);
             }

@@ -72,6 +72,12 @@ static double clip(double x)
     return x < 0 ? 0 : x > 1 ? 1 : x;
 }
 
+/* x's share of the range, which may be too large to subtract its ends; no range: a half. */
+static double share(const range *r, double x)
+{
+    return r->hi > r->lo ? clip((x / 2 - r->lo / 2) / (r->hi / 2 - r->lo / 2)) : 0.5;
+}
+
 /* Where x lies between the ends of the map: 0..1; -1 for what is no number. */
 static double place(const range *r, double x)
 {
@@ -84,7 +90,7 @@ static double place(const range *r, double x)
         return clip(0.5 + 0.5 * x / most);
     if (r->map == MAP_LOG)
         return x == 0 ? 0 : clip(1 + log10(fabs(x) / most) / DECADES);
-    return r->hi > r->lo ? clip((x - r->lo) / (r->hi - r->lo)) : 0.5;
+    return share(r, x);
 }
 
 /* t in 0..1 to colours in [-1,1]. heat, log: black, red, yellow, white. diverging: blue, white,
@@ -243,8 +249,7 @@ static void draw_span(io_array *out, size_t x, double from, double to, const di_
 
 static double height(double x, const range *r, size_t top)
 {
-    double t = r->hi > r->lo ? clip((x - r->lo) / (r->hi - r->lo)) : 0.5;
-    return (double)top + (1 - t) * (PLOT_H - 1);
+    return (double)top + (1 - share(r, x)) * (PLOT_H - 1);
 }
 
 /* v (m) as a line from `top` down: where a column holds several values, their whole span. */
