@@ -122,6 +122,24 @@ for p in "inpaint mask=random:0.7" "sr factor=4 kind=mean" "gblur size=15 std=1.
 done
 good "eval" "$D" eval out.png face.png
 true_that "relative L2" "$(column relative_l2) > 0"
+# A truth of another size, as a person has it: fitted where that was said, or was when measuring
+good "a large face" "$D" view face.png -o large.png --scale 3
+good "measured small" "$D" measure -q -p hdr -i large.png --fit resize -o small.npy
+good "its truth is fitted too" "$D" solve -q -s dps steps=2 -y small.npy -o small.png \
+    --truth large.png --sheet small.sheet.png
+true_that "psnr is a number" "$(column psnr) > 0"
+good "eval --fit" "$D" eval small.png large.png --fit resize
+true_that "psnr is a number" "$(column psnr) > 0"
+bad 2 "--fit crop|pad|resize" "$D" eval small.png large.png
+bad 1 "give crop, pad or resize" "$D" eval small.png large.png --fit shrink
+# A record repeated elsewhere leaves the sheet of the first run alone
+cp small.sheet.png kept.png
+good "repeated elsewhere" "$D" solve -q @small.png.run --seed 3 -o small2.png
+same "the first run's sheet" small.sheet.png kept.png
+bad 1 "say solver.steps" "$D" solve @small.png.run steps=3 -o x.png
+bad 1 "there is no record" "$D" solve -s dps -y one.npy -o x.png
+good "-h" "$D" solve -h
+holds out "^diffinv solve"
 good "eval, equal" "$D" eval face.png face.png
 [ "$(column psnr)" = inf ] && [ "$(column ssim_piq)" = 1.0000 ] && yes || no "equal pictures"
 good "eval, an array" "$D" eval three.npy three.npy

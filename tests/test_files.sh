@@ -4,48 +4,12 @@
 # From the root of the tree:  sh tests/test_files.sh ./diffinv
 # KILLS=20: so many kills of each solver instead of 4, at moments that follow from SEED.
 
-case ${1:-./diffinv} in
-/*) D=${1:-./diffinv} ;;
-*) D=$PWD/${1:-./diffinv} ;;
-esac
-[ -x "$D" ] || { echo "test_files: no command at $D"; exit 1; }
+# shellcheck source=tests/cli.sh
+. tests/cli.sh
 KILLS=${KILLS:-4}
 SEED=${SEED:-1}
-T=$(mktemp -d) || exit 1
-trap 'chmod -R u+w "$T"; rm -rf "$T"' EXIT
-trap 'exit 1' INT TERM
-W=$PWD/tests/vectors/dps.unw
-cd "$T" || exit 1
+W=$ROOT/tests/vectors/dps.unw
 export OMP_WAIT_POLICY=passive # the command would start itself again to say so
-pass=0
-fail=0
-
-yes() { pass=$((pass + 1)); }
-no() { fail=$((fail + 1)); echo "FAILED: $*"; }
-
-# bad CODE WORDS COMMAND...: that exit code, one line that holds the words, nothing half-written
-bad() {
-    code=$1
-    words=$2
-    shift 2
-    rm -f x.*
-    "$@" >out 2>err
-    got=$?
-    if [ "$got" -ne "$code" ]; then
-        no "exit code $got, not $code: $*"
-        sed 's/^/    /' err
-    elif [ "$(wc -l <err)" -ne 1 ] || ! grep -q '^diffinv: ' err; then
-        no "not one line: $*"
-        sed 's/^/    /' err
-    elif ! grep -q -e "$words" err; then
-        no "the line lacks '$words': $*"
-        sed 's/^/    /' err
-    elif ls x.* ./*.tmp* >/dev/null 2>&1; then
-        no "something was left: $(ls x.* ./*.tmp* 2>/dev/null): $*"
-    else
-        yes
-    fi
-}
 
 # A picture of 16x16, its bytes a formula.
 awk 'BEGIN { printf "P3\n16 16\n255\n"

@@ -253,18 +253,7 @@ static di_status scatter_image(di_ctx *ctx, const make_spec *spec, const int y[3
 static di_status scatter_noise(di_ctx *ctx, const make_spec *spec, const di_problem *p,
                                uint64_t seed, size_t sample, di_real *y)
 {
-    size_t m = (size_t)p->y[0] * (size_t)p->y[1] * (size_t)p->y[2];
-    double sigma = make_sigma(spec) * sqrt(0.5);
-    if (!(sigma > 0))
-        return DI_OK;
-    di_real *noise = malloc(m * sizeof *noise);
-    if (!noise)
-        return di_fail(ctx, DI_EMEMORY, "no memory for the noise");
-    di_normal(noise, m, seed, DI_STREAM_MEASURE, sample, 0);
-    for (size_t i = 0; i < m; i++)
-        y[i] += (di_real)sigma * noise[i];
-    free(noise);
-    return DI_OK;
+    return make_gaussian_noise(ctx, make_sigma(spec) * sqrt(0.5), p, seed, sample, y);
 }
 
 const make_kind make_scatter = {
