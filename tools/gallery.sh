@@ -1,5 +1,5 @@
 #!/bin/sh
-# Every problem in one picture: truth, measurement, and what can be made of the measurement alone
+# Every problem but nblur, which needs its network, in one picture: truth, measurement, and what can be made of the measurement alone
 # (pseudo-inverse, adjoint, or the derivative's adjoint at the truth).
 #   sh tools/gallery.sh [FACE.png]      writes demo-out/gallery.png
 set -e
@@ -27,6 +27,8 @@ picture() { cell -p "$@" -i "$face" --fit resize; }
 
 $D make -q ring --seed 4 -o $T/ring.npy
 $D make -q phantom --seed 3 --size 64x64 -o $T/phantom.npy
+$D make -q grf --size 256x256 -o $T/a.npy
+$D make -q grf --size 16x16 alpha=2 -o $T/field.npy
 $D make -q vorticity --seed 2 --size 64x64 -o $T/flow.npy
 picture denoise sigma=0.2
 picture inpaint mask=random:0.7
@@ -45,6 +47,6 @@ cell -p scatter -i $T/ring.npy
 cell -p blackhole -i $T/ring.npy
 cell -p navier_stokes sub=4 -i $T/flow.npy
 picture sr kind=mean
-picture inpaint mask=box:24
+cell -p matrix a=$T/a.npy -w none -i $T/field.npy
 rm -r $T
 echo "look at $OUT/gallery.png"
