@@ -1,101 +1,12 @@
 /* diffinv.c: the inverse problem. Measurement maps A with derivative, pseudo-inverse and SVD,
-   residual and PSNR, analytic priors. Knows nothing of solvers, nor where arrays came from. */
+   losses, residual and PSNR. Knows nothing of solvers, nor where arrays came from. */
 #define DIFFINV_KERNELS
 #include "diffinv.h"
 
 #include <math.h>
 #include <string.h>
 
-/* ==== 1. Singular values of a small matrix, double ======================================== */
-
-static double dot(const double *a, const double *b, int n)
-{
-    double s = 0;
-    for (int i = 0; i < n; i++)
-        s += a[i] * b[i];
-    return s;
-}
-
-static void rotate(double *a, double *b, double c, double s, int n)
-{
-    for (int i = 0; i < n; i++) {
-        double u = a[i], v = b[i];
-        a[i] = c * u - s * v;
-        b[i] = s * u + c * v;
-    }
-}
-
-/* M (r x n, r <= n) = U S W^T by one-sided Jacobi (Hestenes) on M's rows. In: w (r x n) = M.
-   Out: s (r) descending, 0 below 1e-13 of the largest; returns the rank, the number that are
-   not 0. The first rank rows of w are the right singular vectors, the others are undefined;
-   u (r x r)'s rows are the left ones. */
-static int svd(double *w, double *u, double *s, int r, int n)
-{
-    memset(u, 0, (size_t)r * r * sizeof *u);
-    for (int k = 0; k < r; k++)
-        u[(size_t)k * r + k] = 1;
-    for (int sweep = 0, turned = 1; turned && sweep < 60; sweep++) {
-        turned = 0;
-        for (int a = 0; a < r; a++)
-            for (int b = a + 1; b < r; b++) {
-                double *x = w + (size_t)a * n, *y = w + (size_t)b * n;
-                double xx = dot(x, x, n), yy = dot(y, y, n), xy = dot(x, y, n);
-                if (fabs(xy) <= 1e-15 * sqrt(xx * yy))
-                    continue;
-                double z = (yy - xx) / (2 * xy);
-                double t = (z >= 0 ? 1 : -1) / (fabs(z) + sqrt(1 + z * z));
-                double c = 1 / sqrt(1 + t * t);
-                rotate(x, y, c, c * t, n);
-                rotate(u + (size_t)a * r, u + (size_t)b * r, c, c * t, r);
-                turned = 1;
-            }
-    }
-    for (int a = 0; a < r; a++) { /* sort, normalize */
-        int top = a;
-        for (int b = a + 1; b < r; b++)
-            if (dot(w + (size_t)b * n, w + (size_t)b * n, n)
-                > dot(w + (size_t)top * n, w + (size_t)top * n, n))
-                top = b;
-        if (top != a) {
-            rotate(w + (size_t)a * n, w + (size_t)top * n, 0, 1, n);
-            rotate(u + (size_t)a * r, u + (size_t)top * r, 0, 1, r);
-        }
-        s[a] = sqrt(dot(w + (size_t)a * n, w + (size_t)a * n, n));
-        if (s[a] <= 1e-13 * s[0])
-            s[a] = 0;
-        for (int i = 0; s[a] > 0 && i < n; i++)
-            w[(size_t)a * n + i] /= s[a];
-    }
-    int rank = 0;
-    while (rank < r && s[rank] > 0)
-        rank++;
-    return rank;
-}
-
-/* w (n x n): its first `filled` rows are orthonormal; the others become so, by Gram-Schmidt,
-   twice, on unit vectors. Of those some unit vector keeps 1/sqrt(n) of its length. */
-static void complete_basis(double *w, int filled, int n)
-{
-    for (int e = 0; filled < n && e < n; e++) {
-        double *x = w + (size_t)filled * n;
-        memset(x, 0, (size_t)n * sizeof *x);
-        x[e] = 1;
-        for (int pass = 0; pass < 2; pass++)
-            for (int k = 0; k < filled; k++) {
-                double d = dot(x, w + (size_t)k * n, n);
-                for (int i = 0; i < n; i++)
-                    x[i] -= d * w[(size_t)k * n + i];
-            }
-        double norm = sqrt(dot(x, x, n));
-        if (norm < 0.5 / sqrt((double)n))
-            continue;
-        for (int i = 0; i < n; i++)
-            x[i] /= norm;
-        filled++;
-    }
-}
-
-/* ==== 2. Measurement problems ============================================================= */
+/* ==== 1. Measurement problems ============================================================= */
 
 static size_t size3(const int *s) { return (size_t)s[0] * s[1] * s[2]; }
 
@@ -337,7 +248,7 @@ static di_status map1_svd(di_ctx *ctx, map1 *m)
     for (int i = 0; i < r; i++)
         for (int k = m->start[i]; k < m->start[i + 1]; k++)
             m->w[(size_t)i * n + m->index[k]] += m->weight[k];
-    complete_basis(m->w, svd(m->w, m->u, m->s, r, n), n);
+    di_complete_basis(m->w, di_svd(m->w, m->u, m->s, r, n), n);
     return DI_OK;
 }
 
@@ -635,9 +546,9 @@ static di_status matrix_svd(matrix *q)
     for (size_t i = 0; i < m; i++)
         for (size_t j = 0; j < d; j++)
             w[wide ? i * d + j : j * m + i] = q->a[i * d + j];
-    int rank = svd(w, u, s, (int)r, (int)(wide ? d : m));
+    int rank = di_svd(w, u, s, (int)r, (int)(wide ? d : m));
     if (wide)
-        complete_basis(w, rank, (int)d);
+        di_complete_basis(w, rank, (int)d);
     for (size_t k = 0; k < r; k++)
         if (s[k] <= MATRIX_FLOOR * s[0])
             s[k] = 0;
@@ -723,7 +634,7 @@ di_status di_problem_matrix(di_ctx *ctx, int c, int h, int w, int m, const di_re
     return DI_OK;
 }
 
-/* ==== 3. Blur with any kernel ===============================================================
+/* ==== 2. Blur with any kernel ===============================================================
    y[r][q] = sum_ij K[i][j] x[r+i-top][q+j-left] for each channel: a correlation, the kernel is
    not flipped. top = (kh-1)/2 and left = (kw-1)/2 pixels come before the image, kh/2 and kw/2
    after it, so a kernel of odd sides is centred and an even one sits as PyTorch's
@@ -1057,7 +968,7 @@ di_status di_problem_nlblur(di_ctx *ctx, int c, int h, int w, int kh, int kw,
     return ctx->status;
 }
 
-/* ==== 4. Blurs that are not known: blind deblurring and turbulence ==========================
+/* ==== 3. Blurs that are not known: blind deblurring and turbulence ==========================
    DMPlug's (arXiv 2405.16749): y = K T(x), K a blur with zeros outside the image, T the
    identity or a tilt, which moves every pixel: (T x)[r][q] = x at row r + t1[r][q], column
    q + t0[r][q], bilinear between the four pixels around, 0 outside.
@@ -1287,7 +1198,7 @@ di_status di_problem_turbulence(di_ctx *ctx, int c, int h, int w, int kh, int kw
     return hidden_new(ctx, "turbulence", c, h, w, kh, kw, kernel, tilt, p);
 }
 
-/* ==== 5. Range, colour, compression ======================================================= */
+/* ==== 4. Range, colour, compression ======================================================= */
 
 /* ---- high dynamic range: y = clip(s x, -1, 1) ---- */
 
@@ -1527,7 +1438,7 @@ di_status di_problem_jpeg(di_ctx *ctx, int h, int w, int quality, di_problem **p
     return DI_OK;
 }
 
-/* ==== 6. Problems in the Fourier plane ======================================================
+/* ==== 5. Problems in the Fourier plane ======================================================
    Phase retrieval and magnetic resonance. F is the centred orthonormal transform of an (h,w)
    plane: the origin of the image and that of the spectrum lie at row h/2, column w/2. Moving an
    image's origin only turns phases, moving the spectrum's reorders it; neither is done here but
@@ -1910,7 +1821,7 @@ di_status di_mri_mvue(const di_problem *p, const di_real *y, di_real *x, double 
     return DI_OK;
 }
 
-/* ==== 7. Linear inverse scattering ==========================================================
+/* ==== 6. Linear inverse scattering ==========================================================
    The Born model: a wave from each transmitter t meets the object f once, on its way to each
    receiver r. With g(d) = i/4 H(k d), H = J_0 + i Y_0 the Hankel function of the first kind,
        y_tr = dx^2 k^2 sum_p f_p conj(g(|p - p_t|)) g(|p - p_r|),
@@ -2180,7 +2091,7 @@ di_status di_problem_scatter(di_ctx *ctx, int n, const di_scatter *s, di_problem
     return DI_OK;
 }
 
-/* ==== 8. Nonlinear blur by a network ========================================================
+/* ==== 7. Nonlinear blur by a network ========================================================
    y = clamp(2 net((x+1)/2; k) - 1, -1, 1), with one latent k for the problem: so DMPlug (once a
    run) and DAPS (from a fixed seed) have it. DPS draws a new k at every call, also within one
    step of its solver, which makes of A a random map; here A is one map. */
@@ -2240,7 +2151,7 @@ di_status di_problem_nblur(di_ctx *ctx, di_bkse *net, int h, int w, const di_rea
     return DI_OK;
 }
 
-/* ==== 9. Black-hole imaging =================================================================
+/* ==== 8. Black-hole imaging =================================================================
    The operator and loss of InverseBench (arXiv 2503.11043; devzhk/InverseBench) and CPS, after
    eht-imaging (A. Chael et al., arXiv 1803.07088): direct Fourier sums. The exponential and the
    pulse T split into a factor of the row and one of the column, so a baseline keeps h + w
@@ -2659,7 +2570,7 @@ di_status di_problem_blackhole(di_ctx *ctx, int h, int w, const di_hole *o, di_p
     return DI_OK;
 }
 
-/* ==== 10. A fluid: two-dimensional Navier-Stokes equations ==================================
+/* ==== 9. A fluid: two-dimensional Navier-Stokes equations ===================================
    Data assimilation as in InverseBench (arXiv 2503.11043) and CPS: the vorticity w at time T of
    a fluid that starts with w_0 = scale x,
        w_t + u . grad w = nu Lap w + f,  u = (psi_y, -psi_x),  -Lap psi = w,  nu = 1/Re,
@@ -3190,7 +3101,7 @@ di_status di_problem_navier_stokes(di_ctx *ctx, int n, const di_flow *f, di_prob
     return ctx->status;
 }
 
-/* ==== 11. SVD A = U S V^T, for the kinds of problems that have one ======================== */
+/* ==== 10. SVD A = U S V^T, for the kinds of problems that have one ======================== */
 
 typedef struct svd_kind {
     void (*pinv)(const di_problem *p, const di_real *y, di_real *x); /* tells the kind */
@@ -3236,7 +3147,7 @@ di_status di_svd_v(const di_problem *p, const di_real *xt, di_real *x)
     return p->ctx->status;
 }
 
-/* ==== 12. How good an answer is =========================================================== */
+/* ==== 11. How good an answer is =========================================================== */
 
 double di_rms(const di_real *a, size_t n) { return n ? sqrt(di_dot(a, a, n) / (double)n) : 0; }
 
@@ -3282,366 +3193,4 @@ double di_psnr(const di_real *a, const di_real *b, size_t n)
         sum += (u - v) * (u - v);
     }
     return -10 * di_log(sum / (double)n) / 2.30258509299404568402;
-}
-
-/* ==== 13. Analytic priors: what they share ==================================================
-   The linear schedule of 1000 steps, and what a vjp must know of its eval. */
-
-enum { ANALYTIC_STEPS = 1000 };
-
-/* 1 - abar, which these priors divide by, stays positive. */
-static double noisy_abar(const di_prior *p, double t)
-{
-    return di_prior_abar(p, t == -1 ? t + 1e-15 : t);
-}
-
-typedef struct kept {
-    size_t n, room;  /* images of the last eval, 0: there was none; and of the allocation */
-    double *t;       /* (n) */
-    di_real *x;      /* (n,d), only with keep_x */
-} kept;
-typedef struct analytic {
-    di_prior p;
-    size_t d;
-    int keep_x;
-    kept slot[DI_MAX_KEEP + 1];
-} analytic;
-
-/* A prior of `size` bytes whose first member is an analytic one; eval and vjp are missing. */
-static void *analytic_new(di_ctx *ctx, size_t size, const char *name, int c, int h, int w)
-{
-    if (c < 1 || h < 1 || w < 1 || c > 65536 || h > 65536 || w > 65536) {
-        di_fail(ctx, DI_EUSAGE, "%s: image shape %dx%dx%d is impossible", name, c, h, w);
-        return NULL;
-    }
-    analytic *a = di_new(ctx, 1, size);
-    double *beta = di_new(ctx, ANALYTIC_STEPS, sizeof *beta);
-    if (!a || !beta)
-        return NULL;
-    for (int i = 0; i < ANALYTIC_STEPS; i++)
-        beta[i] = 1e-4 + (2e-2 - 1e-4) * i / (ANALYTIC_STEPS - 1);
-    a->d = (size_t)c * h * w;
-    a->p.ctx = ctx;
-    a->p.c = c;
-    a->p.h = h;
-    a->p.w = w;
-    a->p.variance = DI_VAR_FIXED_SMALL;
-    a->p.steps = ANALYTIC_STEPS;
-    a->p.beta = beta;
-    a->p.self = a;
-    return a;
-}
-
-static size_t slot_bytes(const analytic *a, size_t n)
-{
-    return n * (sizeof(double) + (a->keep_x ? a->d * sizeof(di_real) : 0));
-}
-
-static size_t analytic_bytes(di_prior *p, size_t n, int keep)
-{
-    return keep > 0 ? (size_t)keep * slot_bytes(p->self, n) : 0;
-}
-
-/* Stores t (n) and x (n,d) for a vjp with this keep. */
-static di_status remember(analytic *a, int keep, size_t n, const double *t, const di_real *x)
-{
-    if (keep < 0 || keep > DI_MAX_KEEP)
-        return di_fail(a->p.ctx, DI_EUSAGE, "%d passes kept: at most %d", keep, DI_MAX_KEEP);
-    if (!keep)
-        return DI_OK;
-    kept *s = &a->slot[keep];
-    s->n = 0;
-    if (n > s->room) {
-        di_free(a->p.ctx, s->t);
-        s->room = 0;
-        s->t = di_new(a->p.ctx, 1, slot_bytes(a, n));
-        if (!s->t)
-            return DI_EMEMORY;
-        s->room = n;
-    }
-    s->n = n;
-    memcpy(s->t, t, n * sizeof *t);
-    s->x = (di_real *)(void *)(s->t + n);
-    if (a->keep_x)
-        memcpy(s->x, x, n * a->d * sizeof *x);
-    return DI_OK;
-}
-
-/* What remember stored, or NULL. */
-static const kept *recall(const analytic *a, int keep)
-{
-    if (keep >= 1 && keep <= DI_MAX_KEEP && a->slot[keep].n)
-        return &a->slot[keep];
-    di_fail(a->p.ctx, DI_EUSAGE, "a prior's vjp must follow an eval with its keep");
-    return NULL;
-}
-
-/* ==== 14. The Gaussian prior, exact =========================================================
-   x0 ~ N(m, C). E[eps | x_t] = sqrt(1-abar) (abar C + (1-abar) I)^-1 (x_t - sqrt(abar) m), a
-   symmetric linear map, so its own derivative. C = Q L Q^T, or diagonal. */
-
-typedef struct gauss {
-    analytic a;
-    int full;
-    di_real *mean;
-    double *lambda, *q, *work; /* (d), (d,d) rows are eigenvectors, (2d) */
-} gauss;
-
-/* out = sqrt(1-abar) (abar C + (1-abar) I)^-1 (in - sqrt(abar) mean), mean may be NULL: 0 */
-static void gauss_map(gauss *g, double abar, const di_real *in, const di_real *mean,
-                      di_real *out)
-{
-    size_t d = g->a.d;
-    double *a = g->work, *b = a + d, gain = sqrt(1 - abar);
-    for (size_t i = 0; i < d; i++)
-        a[i] = in[i] - (mean ? sqrt(abar) * mean[i] : 0);
-    for (size_t i = 0; i < d; i++)
-        b[i] = gain / (abar * g->lambda[i] + (1 - abar))
-               * (g->full ? dot(g->q + i * d, a, (int)d) : a[i]);
-    for (size_t i = 0; i < d; i++) {
-        double s = g->full ? 0 : b[i];
-        for (size_t k = 0; g->full && k < d; k++)
-            s += g->q[k * d + i] * b[k];
-        out[i] = (di_real)s;
-    }
-}
-
-static di_status gauss_eval(di_prior *p, size_t n, const double *t, const di_real *x,
-                            di_real *eps, di_real *v, int keep)
-{
-    gauss *g = p->self;
-    size_t d = g->a.d;
-    (void)v;
-    if (remember(&g->a, keep, n, t, x))
-        return p->ctx->status;
-    for (size_t i = 0; i < n; i++)
-        gauss_map(g, noisy_abar(p, t[i]), x + i * d, g->mean, eps + i * d);
-    return DI_OK;
-}
-
-static di_status gauss_vjp(di_prior *p, int keep, const di_real *geps, di_real *gx)
-{
-    gauss *g = p->self;
-    size_t d = g->a.d;
-    const kept *s = recall(&g->a, keep);
-    if (!s)
-        return DI_EUSAGE;
-    for (size_t i = 0; i < s->n; i++)
-        gauss_map(g, noisy_abar(p, s->t[i]), geps + i * d, NULL, gx + i * d);
-    return DI_OK;
-}
-
-/* cov (d,d) = q^T diag(lambda) q. For a covariance the singular vectors are eigenvectors: left
-   and right ones are equal where the value is not 0, and opposite where it is negative. */
-static di_status gauss_eigen(gauss *g, const di_real *cov)
-{
-    di_ctx *ctx = g->a.p.ctx;
-    size_t d = g->a.d;
-    double *u = di_new(ctx, d * d, sizeof *u);
-    g->q = di_new(ctx, d * d, sizeof *g->q);
-    if (!g->q || !u)
-        return DI_EMEMORY;
-    for (size_t i = 0; i < d * d; i++) {
-        g->q[i] = cov[i];
-        if (!(fabs(cov[i] - cov[i % d * d + i / d]) <= 1e-6 * (fabs(cov[i]) + 1)))
-            return di_fail(ctx, DI_EINPUT, "gauss: the covariance is not symmetric");
-    }
-    complete_basis(g->q, svd(g->q, u, g->lambda, (int)d, (int)d), (int)d);
-    for (size_t i = 0; i < d; i++)
-        if (g->lambda[i] > 1e-6 * g->lambda[0] && dot(u + i * d, g->q + i * d, (int)d) < 0.5)
-            return di_fail(ctx, DI_EINPUT, "gauss: the covariance has a negative eigenvalue");
-    di_free(ctx, u);
-    return DI_OK;
-}
-
-di_status di_prior_gauss(di_ctx *ctx, int c, int h, int w, const di_real *mean,
-                         const di_real *cov, int full, di_prior **out)
-{
-    *out = NULL;
-    gauss *g = analytic_new(ctx, sizeof *g, "gauss", c, h, w);
-    if (!g)
-        return ctx->status;
-    size_t d = g->a.d;
-    if (!di_finite(mean, d))
-        return di_fail(ctx, DI_EINPUT, "gauss: a mean is NaN or infinite");
-    if (full && !di_finite(cov, d * d))
-        return di_fail(ctx, DI_EINPUT, "gauss: the covariance holds NaN or Inf");
-    g->full = full;
-    g->mean = di_new(ctx, d, sizeof *g->mean);
-    g->lambda = di_new(ctx, d, sizeof(double));
-    g->work = di_new(ctx, 2 * d, sizeof(double));
-    if (!g->mean || !g->lambda || !g->work)
-        return DI_EMEMORY;
-    memcpy(g->mean, mean, d * sizeof *mean);
-    if (full && gauss_eigen(g, cov))
-        return ctx->status;
-    for (size_t i = 0; !full && i < d; i++) {
-        g->lambda[i] = cov[i];
-        if (!(cov[i] >= 0 && cov[i] < HUGE_VAL))
-            return di_fail(ctx, DI_EINPUT, "gauss: a variance is negative or NaN or infinite");
-    }
-    g->a.p.eval = gauss_eval;
-    g->a.p.vjp = gauss_vjp;
-    g->a.p.bytes = analytic_bytes;
-    *out = &g->a.p;
-    return DI_OK;
-}
-
-/* ==== 15. The Gaussian mixture, exact =======================================================
-   x0 ~ sum_k w_k N(m_k, diag(V_k)), so x_t ~ sum_k w_k N(sqrt(abar) m_k, diag(S_k)) with
-   S_k = abar V_k + (1-abar). The components have the scores g_k = -(x_t - sqrt(abar) m_k)/S_k
-   and the responsibilities p_k ~ w_k N(x_t; sqrt(abar) m_k, diag(S_k)), sum 1. The score of the
-   mixture is gbar = sum_k p_k g_k, and
-       eps = -sqrt(1-abar) gbar
-       J   = -sqrt(1-abar) (sum_k p_k (-diag(1/S_k) + g_k g_k^T) - gbar gbar^T)
-           = sqrt(1-abar) sum_k p_k (diag(1/S_k) - (g_k - gbar)(g_k - gbar)^T), symmetric.
-   The last form has no large terms that cancel where one component has all of the weight. */
-
-typedef struct mixture {
-    analytic a;
-    int k, each;         /* each: a variance for every element, else one for a component */
-    double *log_w;       /* (k); a common factor of the weights cancels in p */
-    di_real *mean, *var; /* (k,d); (k,d) or (k) */
-    double abar, root;   /* where mixture_at stands: abar, sqrt(abar) */
-    double *p, *gbar;    /* (k), (d): at that place */
-    double *sum;         /* (d) */
-} mixture;
-
-/* S_k and g_k of element i */
-static double mixture_spread(const mixture *q, int k, size_t i)
-{
-    return q->abar * q->var[q->each ? (size_t)k * q->a.d + i : (size_t)k] + (1 - q->abar);
-}
-
-static double mixture_score(const mixture *q, int k, size_t i, double x)
-{
-    return (q->root * q->mean[(size_t)k * q->a.d + i] - x) / mixture_spread(q, k, i);
-}
-
-/* p and gbar at x (d). The largest exponent is taken out, so that nothing overflows and one p
-   at least is not 0. */
-static void mixture_at(mixture *q, double abar, const di_real *x)
-{
-    size_t d = q->a.d;
-    double top = -HUGE_VAL, sum = 0, log_s = 0;
-    q->abar = abar;
-    q->root = sqrt(abar);
-    for (int k = 0; k < q->k; k++) {
-        double far = 0; /* sum_i log S + S g^2 */
-        for (size_t i = 0; i < d; i++) {
-            double s = mixture_spread(q, k, i), g = mixture_score(q, k, i, x[i]);
-            if (q->each || i == 0)
-                log_s = di_log(s);
-            far += log_s + s * g * g;
-        }
-        q->p[k] = q->log_w[k] - 0.5 * far;
-        top = q->p[k] > top ? q->p[k] : top;
-    }
-    for (int k = 0; k < q->k; k++) {
-        q->p[k] = di_exp(q->p[k] - top);
-        sum += q->p[k];
-    }
-    memset(q->gbar, 0, d * sizeof *q->gbar);
-    for (int k = 0; k < q->k; k++) {
-        q->p[k] /= sum;
-        for (size_t i = 0; i < d; i++)
-            q->gbar[i] += q->p[k] * mixture_score(q, k, i, x[i]);
-    }
-}
-
-static di_status mixture_eval(di_prior *p, size_t n, const double *t, const di_real *x,
-                              di_real *eps, di_real *v, int keep)
-{
-    mixture *q = p->self;
-    size_t d = q->a.d;
-    (void)v;
-    if (remember(&q->a, keep, n, t, x))
-        return p->ctx->status;
-    for (size_t j = 0; j < n; j++) {
-        mixture_at(q, noisy_abar(p, t[j]), x + j * d);
-        for (size_t i = 0; i < d; i++)
-            eps[j * d + i] = (di_real)(-sqrt(1 - q->abar) * q->gbar[i]);
-    }
-    return DI_OK;
-}
-
-/* gx = J geps, J as above */
-static di_status mixture_vjp(di_prior *p, int keep, const di_real *geps, di_real *gx)
-{
-    mixture *q = p->self;
-    size_t d = q->a.d;
-    const kept *s = recall(&q->a, keep);
-    if (!s)
-        return DI_EUSAGE;
-    for (size_t j = 0; j < s->n; j++) {
-        const di_real *x = s->x + j * d, *v = geps + j * d;
-        mixture_at(q, noisy_abar(p, s->t[j]), x);
-        memset(q->sum, 0, d * sizeof *q->sum);
-        for (int k = 0; k < q->k; k++) {
-            double along = 0; /* (g_k - gbar)^T v */
-            for (size_t i = 0; i < d; i++)
-                along += (mixture_score(q, k, i, x[i]) - q->gbar[i]) * v[i];
-            for (size_t i = 0; i < d; i++)
-                q->sum[i] += q->p[k] * (v[i] / mixture_spread(q, k, i)
-                                        - along * (mixture_score(q, k, i, x[i]) - q->gbar[i]));
-        }
-        for (size_t i = 0; i < d; i++)
-            gx[j * d + i] = (di_real)(sqrt(1 - q->abar) * q->sum[i]);
-    }
-    return DI_OK;
-}
-
-/* Copies and checks the numbers: weight (k), mean (k,d), var (k,d) or (k). */
-static di_status mixture_fill(mixture *q, const di_real *weight, const di_real *mean,
-                              const di_real *var)
-{
-    di_ctx *ctx = q->a.p.ctx;
-    size_t d = q->a.d, vars = q->each ? d : 1;
-    for (int k = 0; k < q->k; k++) {
-        if (!(weight[k] > 0 && weight[k] < HUGE_VAL))
-            return di_fail(ctx, DI_EINPUT, "mixture: component %d has the weight %g; a weight "
-                           "is positive and finite", k, (double)weight[k]);
-        if (!di_finite(mean + k * d, d))
-            return di_fail(ctx, DI_EINPUT, "mixture: the mean of component %d holds NaN or Inf",
-                           k);
-        for (size_t i = 0; i < vars; i++)
-            if (!(var[k * vars + i] >= 0 && var[k * vars + i] < HUGE_VAL))
-                return di_fail(ctx, DI_EINPUT, "mixture: component %d has the variance %g; a "
-                               "variance is 0 or positive, and finite", k,
-                               (double)var[k * vars + i]);
-        q->log_w[k] = di_log(weight[k]);
-    }
-    memcpy(q->mean, mean, q->k * d * sizeof *mean);
-    memcpy(q->var, var, q->k * vars * sizeof *var);
-    return DI_OK;
-}
-
-di_status di_prior_mixture(di_ctx *ctx, int c, int h, int w, int k, const di_real *weight,
-                           const di_real *mean, const di_real *var, int each, di_prior **out)
-{
-    *out = NULL;
-    if (k < 1)
-        return di_fail(ctx, DI_EINPUT, "mixture: %d components; at least 1", k);
-    mixture *q = analytic_new(ctx, sizeof *q, "mixture", c, h, w);
-    if (!q)
-        return ctx->status;
-    size_t d = q->a.d;
-    q->k = k;
-    q->each = each;
-    q->a.keep_x = 1;
-    q->log_w = di_new(ctx, (size_t)k, sizeof(double));
-    q->mean = di_new(ctx, (size_t)k * d, sizeof(di_real));
-    q->var = di_new(ctx, (size_t)k * (each ? d : 1), sizeof(di_real));
-    q->p = di_new(ctx, (size_t)k, sizeof(double));
-    q->gbar = di_new(ctx, d, sizeof(double));
-    q->sum = di_new(ctx, d, sizeof(double));
-    if (!q->log_w || !q->mean || !q->var || !q->p || !q->gbar || !q->sum)
-        return DI_EMEMORY;
-    if (mixture_fill(q, weight, mean, var))
-        return ctx->status;
-    q->a.p.eval = mixture_eval;
-    q->a.p.vjp = mixture_vjp;
-    q->a.p.bytes = analytic_bytes;
-    *out = &q->a.p;
-    return DI_OK;
 }

@@ -291,7 +291,7 @@ di_status di_problem_nblur(di_ctx *ctx, di_bkse *net, int h, int w, const di_rea
                            di_problem **p);
 /* The vorticity of a fluid on the periodic square [0,2pi)^2 at a later time. x (1,n,n) times
    `scale` is the field at 0, first index x, second y, n even and at least 8; y (1,n/sub,n/sub)
-   is every sub-th point of the field at `time`. See diffinv.c, chapter 10. */
+   is every sub-th point of the field at `time`. See diffinv.c, chapter 9. */
 typedef struct di_flow {
     double re;       /* Reynolds number */
     double time, dt; /* dt 0: found at every step from the velocity */
@@ -541,6 +541,14 @@ di_tensor *di_concat(di_tape *tp, di_tensor *a, di_tensor *b);    /* a view, no 
 di_tensor *di_attention(di_tape *tp, di_tensor *qkv, int heads);  /* (N,3C,H,W) -> (N,C,H,W) */
 void di_add_channels(di_tape *tp, di_tensor *x, const di_tensor *emb); /* x += emb (1,C,1,N) */
 di_tensor *di_silu(di_tape *tp, di_tensor *x);                    /* constants only */
+
+/* ---- Singular values of a small matrix, double -------------------------------------------- */
+
+/* M (r,n), r <= n, = U S W^T. In: w (r,n) = M. Out: s (r) descending, 0 below 1e-13 of the
+   largest; the rank, the first rows of w the right singular vectors, rows of u (r,r) the left. */
+int di_svd(double *w, double *u, double *s, int r, int n);
+/* w (n,n), its first `filled` rows orthonormal: the others become so. */
+void di_complete_basis(double *w, int filled, int n);
 
 /* ---- The Fourier transform ---------------------------------------------------------------
    X_k = sum_j x_j exp(sign 2 pi i j k / n), sign -1 or +1, any n; real and imaginary parts lie

@@ -1227,7 +1227,7 @@ static void turn(di_real *to, size_t to_step, const di_real *from, size_t from_s
 
 /* ---- 3.8 Vorticity: the passes between the transforms of a fluid's step ----
 
-   On half spectra (n,n/2+1,lanes), G = k1^2 + k2^2; see diffinv.c, chapter 10. */
+   On half spectra (n,n/2+1,lanes), G = k1^2 + k2^2; see diffinv.c, chapter 9. */
 
 /* dx = i k1 f, dy = i k2 f of f, or with `inverse` of f/G; with `mask` of P f. */
 static void flow_derive(const di_flow_grid *g, int inverse, int mask, di_half f, di_half dx,
