@@ -94,9 +94,44 @@ static inline double worst(const di_real *got, const double *want, size_t n)
     return far == 0 ? 0 : far / top;
 }
 
+static inline size_t size3(const int *shape)
+{
+    return (size_t)shape[0] * shape[1] * shape[2];
+}
+
 static inline int same(const di_real *a, const di_real *b, size_t n)
 {
     return memcmp(a, b, n * sizeof *a) == 0;
+}
+
+/* A call that fails as it should, and says so; a fresh start after it. */
+static inline void check_refused(const char *file, int line, const char *what, di_ctx *ctx,
+                                 di_status got, di_status want, const char *words)
+{
+    check_near(file, line, what, got, want, 0);
+    check_text(file, line, di_error(ctx), words);
+    di_clear(ctx);
+}
+
+#define REFUSED(got, want, words) \
+    check_refused(__FILE__, __LINE__, #got, ctx, (got), (want), (words))
+
+/* Any bicubic shrinking by s of a 64 x 64 image: constants stay, ramps stay inside. */
+static inline void check_bicubic(const di_problem *p, int s, di_real *x, di_real *y)
+{
+    int size = 64, n = size / s;
+    for (int i = 0; i < size * size; i++)
+        x[i] = (di_real)0.7;
+    di_apply(p, 1, x, y);
+    for (int i = 0; i < n * n; i++)
+        NEAR(y[i], 0.7, BOUND(5e-7, 1e-14));
+    for (int i = 0; i < size * size; i++)
+        x[i] = (di_real)(i / size + 2 * (i % size)) / 64;
+    di_apply(p, 1, x, y);
+    for (int i = 2; i < n - 2; i++)
+        for (int j = 2; j < n - 2; j++)
+            NEAR(y[i * n + j], (3 * (s - 1) / 2.0 + s * i + 2 * s * j) / 64,
+                 BOUND(1e-6, 1e-13));
 }
 
 static inline void begin(int argc, char **argv)

@@ -89,13 +89,6 @@ static inline di_status solve(job *j, di_real *x)
     return s;
 }
 
-static inline void refused(di_status got, di_status want, const char *words)
-{
-    EQUAL(got, want);
-    SAYS(di_error(ctx), words);
-    di_clear(ctx);
-}
-
 /* ---- Files of tests/vectors (README.md there) -------------------------------------------- */
 
 static inline int read_file(void *user, uint64_t offset, void *dst, size_t n)

@@ -1517,7 +1517,7 @@ static void test_failures(void)
             t_.steps = 0;
             snprintf(words, sizeof words, "%s: NaN or Inf in the %s", solver[k],
                      bad ? "measurement of a particle at step 4 of 10" : "");
-            refused(solve(&j, x), DI_ENUMERIC, words);
+            REFUSED(solve(&j, x), DI_ENUMERIC, words);
             EQUAL(t_.steps, 3);
             CHECK(same(x, t_.x0, 8) && di_finite(x, 8));
         }
@@ -1525,14 +1525,14 @@ static void test_failures(void)
         q = toy_prior(8, NULL, 0.5);
         t_.stop_at = 6;
         t_.steps = 0;
-        refused(solve(&j, x), DI_EINTERRUPTED, "stopped at step 6 of 10");
+        REFUSED(solve(&j, x), DI_EINTERRUPTED, "stopped at step 6 of 10");
         CHECK(same(x, t_.x0, 8));
         in_case("%s, replayed noise that runs out", solver[k]);
         t_.stop_at = 0;
         j.noise = pool;
         for (j.count = 0; j.count < 100; j.count += 7) {
             t_.steps = 0;
-            refused(solve(&j, x), DI_EUSAGE, "ran out after");
+            REFUSED(solve(&j, x), DI_EUSAGE, "ran out after");
             EQUAL(j.used, j.count);
             CHECK(t_.steps == 0 || same(x, t_.x0, 8));
         }
@@ -1544,7 +1544,7 @@ static void test_failures(void)
         EQUAL(solve(&j, x), DI_OK);
         SAYS(j.note, "times its level's scale");
         in_case("%s needs a problem", solver[k]);
-        refused(di_run_open(ctx, di_solver_find(solver[k]), &q->p, NULL, &run), DI_EUSAGE,
+        REFUSED(di_run_open(ctx, di_solver_find(solver[k]), &q->p, NULL, &run), DI_EUSAGE,
                 "needs a problem");
     }
 }

@@ -747,7 +747,7 @@ static void test_recompute(void)
     job j = { .solver = "dmplug",
               .settings = "es=no iters=2 steps=17", .prior = prior[0], .problem = p[0],
               .y = Y2 };
-    refused(solve(&j, x[0]), DI_EUSAGE, "steps=17 keeps as many derivatives, at most 16: say "
+    REFUSED(solve(&j, x[0]), DI_EUSAGE, "steps=17 keeps as many derivatives, at most 16: say "
             "recompute=yes");
     j.settings = "es=no iters=2 steps=17 recompute=yes";
     EQUAL(solve(&j, x[0]), DI_OK);
@@ -755,7 +755,7 @@ static void test_recompute(void)
     s->p.steps = 10;
     j.prior = &s->p;
     j.settings = "es=no iters=2 steps=11";
-    refused(solve(&j, x[0]), DI_EUSAGE, "steps=11, but the prior has only 10");
+    REFUSED(solve(&j, x[0]), DI_EUSAGE, "steps=11, but the prior has only 10");
 }
 
 static void test_head(void)
@@ -1030,7 +1030,7 @@ static void test_early(void)
     job j = { .solver = "dmplug",
               .settings = "window=51 iters=50", .prior = gaussian(5, mu, lam), .problem = p,
               .y = y };
-    refused(solve(&j, x), DI_EUSAGE, "a window of 51 iterations is longer than the run of 50: "
+    REFUSED(solve(&j, x), DI_EUSAGE, "a window of 51 iterations is longer than the run of 50: "
             "lower window, raise iters, or say es=no");
     j.settings = "window=51 iters=50 es=no";
     EQUAL(solve(&j, x), DI_OK);
@@ -1055,7 +1055,7 @@ static void test_failures(void)
         in_case("NaN in iteration 6, %s", settings[i]);
         s->nan_at = 3 * 5 + 2;
         look_at(&j, 3, 0);
-        refused(solve(&j, x), DI_ENUMERIC,
+        REFUSED(solve(&j, x), DI_ENUMERIC,
                 "dmplug: NaN or Inf in the estimate at step 6 of 20");
         EQUAL(S.n, 5);
         CHECK(same(x, S.x0[4], 3));
@@ -1063,13 +1063,13 @@ static void test_failures(void)
         s = watch(prior);
         s->nan_vjp = 3 * 5 + 2;
         look_at(&j, 3, 0);
-        refused(solve(&j, x), DI_ENUMERIC, "dmplug: NaN or Inf in the iterate at step 6 of 20");
+        REFUSED(solve(&j, x), DI_ENUMERIC, "dmplug: NaN or Inf in the iterate at step 6 of 20");
         EQUAL(S.n, 5);
         CHECK(same(x, S.x0[4], 3));
         in_case("stopped by the caller, %s", settings[i]);
         s = watch(prior);
         look_at(&j, 3, 7);
-        refused(solve(&j, x), DI_EINTERRUPTED, "dmplug: stopped at step 7 of 20");
+        REFUSED(solve(&j, x), DI_EINTERRUPTED, "dmplug: stopped at step 7 of 20");
         CHECK(same(x, S.x0[6], 3));
         CHECK(!strstr(j.note, "returned"));
     }
@@ -1077,9 +1077,9 @@ static void test_failures(void)
     di_run *run;
     spy *s = watch(prior);
     s->p.vjp = NULL;
-    refused(di_run_open(ctx, di_solver_find("dmplug"), &s->p, p, &run), DI_EUSAGE,
+    REFUSED(di_run_open(ctx, di_solver_find("dmplug"), &s->p, p, &run), DI_EUSAGE,
             "derivative");
-    refused(di_run_open(ctx, di_solver_find("dmplug"), prior, NULL, &run), DI_EUSAGE,
+    REFUSED(di_run_open(ctx, di_solver_find("dmplug"), prior, NULL, &run), DI_EUSAGE,
             "needs a problem");
 }
 

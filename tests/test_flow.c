@@ -24,13 +24,6 @@ static di_problem *make(int n, di_flow f)
     return p;
 }
 
-static void refused(di_status got, di_status want, const char *words)
-{
-    EQUAL(got, want);
-    SAYS(di_error(ctx), words);
-    di_clear(ctx);
-}
-
 static double inner(const di_real *a, const di_real *b, size_t n)
 {
     double s = 0;
@@ -460,24 +453,24 @@ static void test_refusals(void)
     di_problem *p;
     in_case("refusals");
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        refused(di_problem_navier_stokes(ctx, bad[i].n, &bad[i].f, &p), DI_EUSAGE,
+        REFUSED(di_problem_navier_stokes(ctx, bad[i].n, &bad[i].f, &p), DI_EUSAGE,
                 bad[i].words);
         CHECK(p == NULL);
     }
     fill(x, N * N, 61);
     for (int i = 0; i < N * N; i++)
         x[i] *= 300;
-    refused(di_apply(make(N, plain(20, 0.5)), 1, x, y), DI_ENUMERIC, "unstable");
+    REFUSED(di_apply(make(N, plain(20, 0.5)), 1, x, y), DI_ENUMERIC, "unstable");
     size_t bytes = di_bytes(ctx);
     p = make(N, plain(20, 0.5));
     bytes = di_bytes(ctx);
-    refused(di_apply_vjp(p, 1, x, x, y), DI_ENUMERIC, "take a smaller dt");
+    REFUSED(di_apply_vjp(p, 1, x, x, y), DI_ENUMERIC, "take a smaller dt");
     EQUAL(di_bytes(ctx), bytes);
     for (int i = 0; i < N * N; i++)
         x[i] *= (di_real)1e10;
-    refused(di_apply(make(N, plain(1, 0)), 1, x, y), DI_ENUMERIC, "the field is too large");
+    REFUSED(di_apply(make(N, plain(1, 0)), 1, x, y), DI_ENUMERIC, "the field is too large");
     x[5] = (di_real)NAN;
-    refused(di_apply(make(N, plain(1, 0)), 1, x, y), DI_ENUMERIC, "holds NaN");
+    REFUSED(di_apply(make(N, plain(1, 0)), 1, x, y), DI_ENUMERIC, "holds NaN");
 }
 
 /* ---- Fields ------------------------------------------------------------------------------ */
@@ -517,9 +510,9 @@ static void test_random_field(void)
     CHECK(same(w, again, N * N));
     make_grf(ctx, &plan, 8, SAMPLES - 1, N, again);
     CHECK(!same(w, again, N * N));
-    refused(make_grf(ctx, &plan, 7, 0, 15, w), DI_EUSAGE, "must be even");
+    REFUSED(make_grf(ctx, &plan, 7, 0, 15, w), DI_EUSAGE, "must be even");
     plan.tau = -1;
-    refused(make_grf(ctx, &plan, 7, 0, N, w), DI_EUSAGE, "tau=-1");
+    REFUSED(make_grf(ctx, &plan, 7, 0, N, w), DI_EUSAGE, "tau=-1");
 }
 
 static void test_vorticity(void)

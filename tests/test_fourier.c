@@ -7,7 +7,6 @@
 
 enum { MOST = 4 * 64 * 64 };
 
-static size_t size3(const int *s) { return (size_t)s[0] * s[1] * s[2]; }
 
 static double inner(const di_real *a, const di_real *b, size_t n, double *size)
 {
@@ -183,12 +182,12 @@ static void test_phase(void)
     test_phase_channels();
     di_problem *p;
     in_case("phase refused");
-    refused(di_problem_phase(ctx, 1, 8, 8, -1, 0, &p), DI_EUSAGE, "pad=-1");
-    refused(di_problem_phase(ctx, 1, 8, 65530, 4, 0, &p), DI_EUSAGE, "more than 65536 a side");
-    refused(di_problem_phase(ctx, 0, 8, 8, 1, 0, &p), DI_EUSAGE, "impossible");
+    REFUSED(di_problem_phase(ctx, 1, 8, 8, -1, 0, &p), DI_EUSAGE, "pad=-1");
+    REFUSED(di_problem_phase(ctx, 1, 8, 65530, 4, 0, &p), DI_EUSAGE, "more than 65536 a side");
+    REFUSED(di_problem_phase(ctx, 0, 8, 8, 1, 0, &p), DI_EUSAGE, "impossible");
     CHECK(p == NULL);
-    refused(di_svd_values(phase(1, 4, 4, 1, 0), NULL), DI_EUSAGE, "no SVD");
-    refused(di_apply_pinv(phase(1, 4, 4, 1, 0), 1, NULL, NULL), DI_EUSAGE, "no pseudo-inverse");
+    REFUSED(di_svd_values(phase(1, 4, 4, 1, 0), NULL), DI_EUSAGE, "no SVD");
+    REFUSED(di_apply_pinv(phase(1, 4, 4, 1, 0), 1, NULL, NULL), DI_EUSAGE, "no pseudo-inverse");
 }
 
 /* ---- Magnetic resonance ------------------------------------------------------------------ */
@@ -277,21 +276,21 @@ static void test_mri(void)
     in_case("mri refused");
     columns(mask, 8, 3, 5);
     fill(maps, 4 * 64, 3);
-    refused(di_problem_mri(ctx, 8, 8, 0, maps, mask, &p), DI_EUSAGE, "0 coils");
-    refused(di_problem_mri(ctx, 8, 70000, 1, maps, mask, &p), DI_EUSAGE, "impossible");
+    REFUSED(di_problem_mri(ctx, 8, 8, 0, maps, mask, &p), DI_EUSAGE, "0 coils");
+    REFUSED(di_problem_mri(ctx, 8, 70000, 1, maps, mask, &p), DI_EUSAGE, "impossible");
     maps[2 * 64 + 5] = NAN;
-    refused(di_problem_mri(ctx, 8, 8, 2, maps, mask, &p), DI_EINPUT, "coil 1 holds NaN");
+    REFUSED(di_problem_mri(ctx, 8, 8, 2, maps, mask, &p), DI_EINPUT, "coil 1 holds NaN");
     memset(maps, 0, sizeof maps);
-    refused(di_problem_mri(ctx, 8, 8, 2, maps, mask, &p), DI_EINPUT, "zero everywhere");
+    REFUSED(di_problem_mri(ctx, 8, 8, 2, maps, mask, &p), DI_EINPUT, "zero everywhere");
     maps[0] = 1;
     mask[2] = (di_real)0.5;
-    refused(di_problem_mri(ctx, 8, 8, 2, maps, mask, &p), DI_EINPUT, "0.5 at column 2");
+    REFUSED(di_problem_mri(ctx, 8, 8, 2, maps, mask, &p), DI_EINPUT, "0.5 at column 2");
     mask[2] = NAN;
-    refused(di_problem_mri(ctx, 8, 8, 2, maps, mask, &p), DI_EINPUT, "nan at column 2");
+    REFUSED(di_problem_mri(ctx, 8, 8, 2, maps, mask, &p), DI_EINPUT, "nan at column 2");
     memset(mask, 0, sizeof mask);
-    refused(di_problem_mri(ctx, 8, 8, 2, maps, mask, &p), DI_EINPUT, "no column at all");
+    REFUSED(di_problem_mri(ctx, 8, 8, 2, maps, mask, &p), DI_EINPUT, "no column at all");
     CHECK(p == NULL);
-    refused(di_mri_mvue(phase(1, 4, 4, 1, 0), y, y, &scale), DI_EUSAGE, "no coils");
+    REFUSED(di_mri_mvue(phase(1, 4, 4, 1, 0), y, y, &scale), DI_EUSAGE, "no coils");
 }
 
 /* ---- Inverse scattering ------------------------------------------------------------------ */
@@ -345,19 +344,19 @@ static void test_scatter(void)
     adjoint(p);
     di_scatter s = { 2, 0, 0.18, 1.6, 6 };
     in_case("scatter refused");
-    refused(di_problem_scatter(ctx, 8, &s, &p), DI_EUSAGE, "0 receivers");
+    REFUSED(di_problem_scatter(ctx, 8, &s, &p), DI_EUSAGE, "0 receivers");
     s.receivers = 2;
     s.radius = 0.1;
-    refused(di_problem_scatter(ctx, 8, &s, &p), DI_EUSAGE, "stand around the object");
+    REFUSED(di_problem_scatter(ctx, 8, &s, &p), DI_EUSAGE, "stand around the object");
     s.radius = NAN;
-    refused(di_problem_scatter(ctx, 8, &s, &p), DI_EUSAGE, "stand around the object");
+    REFUSED(di_problem_scatter(ctx, 8, &s, &p), DI_EUSAGE, "stand around the object");
     s.radius = 1.6;
     s.wave = 0;
-    refused(di_problem_scatter(ctx, 8, &s, &p), DI_EUSAGE, "wave=0");
+    REFUSED(di_problem_scatter(ctx, 8, &s, &p), DI_EUSAGE, "wave=0");
     s.wave = 1e-4;
-    refused(di_problem_scatter(ctx, 128, &s, &p), DI_EUSAGE, "1e6 radians");
+    REFUSED(di_problem_scatter(ctx, 128, &s, &p), DI_EUSAGE, "1e6 radians");
     s.wave = 6;
-    refused(di_problem_scatter(ctx, 0, &s, &p), DI_EUSAGE, "impossible");
+    REFUSED(di_problem_scatter(ctx, 0, &s, &p), DI_EUSAGE, "impossible");
     CHECK(p == NULL);
 }
 

@@ -523,7 +523,7 @@ static void test_plans(void)
     plan.scans = 1;
     plan.source = "m87";
     plan.start = 20;
-    refused(hole_text(ctx, &plan, &a), DI_EUSAGE, "no two stations see m87");
+    REFUSED(hole_text(ctx, &plan, &a), DI_EUSAGE, "no two stations see m87");
     CHECK(!strcmp(hole_station("m87", 0), "ALMA") && !strcmp(hole_station("m87", 1), "PV") &&
           !strcmp(hole_station("m87", 2), "LMT") && !hole_station("m87", 8));
 }
@@ -631,34 +631,34 @@ static void test_bad(void)
         in_case("uv %zu", i);
         di_status s = open_text(bad[i].text, &o, "0,1,1,0.5");
         hole_free(&o);
-        refused(s, DI_EINPUT, bad[i].words);
+        REFUSED(s, DI_EINPUT, bad[i].words);
     }
     in_case("%s", "");
     EQUAL(open_text("1 ALMA PV 1e9 1e9 1\n", &o, "1,1,1,0.5"), DI_OK); /* |V| counts */
     hole_free(&o);
-    refused(open_text("1 ALMA PV 1e9 1e9 1\n", &o, "1,1,1"), DI_EUSAGE, "four numbers");
+    REFUSED(open_text("1 ALMA PV 1e9 1e9 1\n", &o, "1,1,1"), DI_EUSAGE, "four numbers");
     make_begin(ctx, &spec, "blackhole");
-    refused(make_problem(ctx, &spec, 3, SIDE, SIDE, &p), DI_EINPUT, "1x64x64");
-    refused(make_problem(ctx, &spec, 1, 32, 32, &p), DI_EINPUT, "not 1x32x32");
+    REFUSED(make_problem(ctx, &spec, 3, SIDE, SIDE, &p), DI_EINPUT, "1x64x64");
+    REFUSED(make_problem(ctx, &spec, 1, 32, 32, &p), DI_EINPUT, "not 1x32x32");
     double uv[2] = {1e9, 1e9}, sigma[1] = {0};
     int triangle[3] = {1, 1, 2}, quad[4] = {0, 0, 0, -1};
     di_hole h = {1, 0, 0, 1e-11, uv, sigma, triangle, quad, {0, 1, 1, 0.5}};
-    refused(di_problem_blackhole(ctx, 8, 8, &h, &p), DI_EINPUT, "sigma 0");
+    REFUSED(di_problem_blackhole(ctx, 8, 8, &h, &p), DI_EINPUT, "sigma 0");
     sigma[0] = 1;
     uv[1] = HUGE_VAL - HUGE_VAL;
-    refused(di_problem_blackhole(ctx, 8, 8, &h, &p), DI_EINPUT, "baseline 1");
+    REFUSED(di_problem_blackhole(ctx, 8, 8, &h, &p), DI_EINPUT, "baseline 1");
     uv[1] = 0;
     h.tri = 1;
-    refused(di_problem_blackhole(ctx, 8, 8, &h, &p), DI_EINPUT, "no baseline 2");
+    REFUSED(di_problem_blackhole(ctx, 8, 8, &h, &p), DI_EINPUT, "no baseline 2");
     h.tri = 0;
     h.quad = 1;
-    refused(di_problem_blackhole(ctx, 8, 8, &h, &p), DI_EINPUT, "no baseline -1");
+    REFUSED(di_problem_blackhole(ctx, 8, 8, &h, &p), DI_EINPUT, "no baseline -1");
     h.quad = 0;
     h.pixel = 0;
-    refused(di_problem_blackhole(ctx, 8, 8, &h, &p), DI_EINPUT, "pixel");
+    REFUSED(di_problem_blackhole(ctx, 8, 8, &h, &p), DI_EINPUT, "pixel");
     h.pixel = 1e-11;
     h.weight[2] = -1;
-    refused(di_problem_blackhole(ctx, 8, 8, &h, &p), DI_EINPUT, "weight 3");
+    REFUSED(di_problem_blackhole(ctx, 8, 8, &h, &p), DI_EINPUT, "weight 3");
     h.weight[2] = 0;
     EQUAL(di_problem_blackhole(ctx, 9, 5, &h, &p), DI_OK); /* one baseline, no closure */
     EQUAL(p->y[2], 3);
@@ -692,9 +692,9 @@ static void test_views(void)
         }
     io_free(&out);
     m.w--;
-    refused(view_blackhole(ctx, &spec, &m, &out), DI_EINPUT, "not one of this coverage");
+    REFUSED(view_blackhole(ctx, &spec, &m, &out), DI_EINPUT, "not one of this coverage");
     a.c = 3;
-    refused(view_blackhole(ctx, &spec, &a, &out), DI_EINPUT, "neither");
+    REFUSED(view_blackhole(ctx, &spec, &a, &out), DI_EINPUT, "neither");
 }
 
 /* ---- Bits and time ----------------------------------------------------------------------- */

@@ -12,15 +12,6 @@ enum { MOST = 3 * 64 * 64, THETA = 64 * 64 + 2 * 64 * 64 };
 static di_ctx *ctx;
 static di_real kernel_of[64 * 64], tilt_of[2 * 64 * 64];
 
-static size_t size3(const int *s) { return (size_t)s[0] * s[1] * s[2]; }
-
-static void refused(di_status got, di_status want, const char *words)
-{
-    EQUAL(got, want);
-    SAYS(di_error(ctx), words);
-    di_clear(ctx);
-}
-
 /* A kernel without symmetry that sums to 1; a third of its taps are 0. */
 static const di_real *kernel(int kh, int kw, int signs)
 {
@@ -423,18 +414,7 @@ static void test_cut(void)
         in_case("cut bicubic, factor %d", s);
         EQUAL(di_problem_sr(ctx, 1, S, S, s, DI_SR_CUT, &p), DI_OK);
         EQUAL(di_problem_sr(ctx, 1, S, S, s, DI_SR_BICUBIC, &q), DI_OK);
-        for (int i = 0; i < S * S; i++)
-            x[i] = (di_real)0.7;
-        di_apply(p, 1, x, a);
-        for (int i = 0; i < n * n; i++)
-            NEAR(a[i], 0.7, BOUND(5e-7, 1e-14));
-        for (int i = 0; i < S * S; i++)
-            x[i] = (di_real)(i / S + 2 * (i % S)) / 64;
-        di_apply(p, 1, x, a);
-        for (int i = 2; i < n - 2; i++)
-            for (int j = 2; j < n - 2; j++)
-                NEAR(a[i * n + j], (3 * (s - 1) / 2.0 + s * i + 2 * s * j) / 64,
-                     BOUND(1e-6, 1e-13));
+        check_bicubic(p, s, x, a);
         fill(x, S * S, 61);
         di_apply(p, 1, x, a);
         di_apply(q, 1, x, b);
@@ -510,8 +490,8 @@ static void test_hdr(void)
     }
     di_apply(p, 1, x, out);
     CHECK(same(x, out, 6)); /* +-1 stay */
-    refused(di_problem_hdr(ctx, 1, 2, 3, 0, &p), DI_EUSAGE, "scale=0 must be positive");
-    refused(di_problem_hdr(ctx, 1, 2, 3, NAN, &p), DI_EUSAGE, "must be positive");
+    REFUSED(di_problem_hdr(ctx, 1, 2, 3, 0, &p), DI_EUSAGE, "scale=0 must be positive");
+    REFUSED(di_problem_hdr(ctx, 1, 2, 3, NAN, &p), DI_EUSAGE, "must be positive");
 }
 
 static void test_jpeg(void)
@@ -526,10 +506,10 @@ static void test_jpeg(void)
     di_apply(p, 1, x, out);
     for (int i = 0; i < 3 * 32 * 32; i++) /* 64 coefficients off by 1/2 at the most */
         NEAR(out[i], x[i], 2 * 4.0 / 255);
-    refused(di_apply_vjp(p, 1, x, out, g), DI_EUSAGE, "problem jpeg has no derivative");
-    refused(di_problem_jpeg(ctx, 32, 40, 5, &p), DI_EUSAGE, "multiples of 16");
-    refused(di_problem_jpeg(ctx, 32, 32, 0, &p), DI_EUSAGE, "quality=0 must be 1..100");
-    refused(di_problem_jpeg(ctx, 32, 32, 101, &p), DI_EUSAGE, "quality=101");
+    REFUSED(di_apply_vjp(p, 1, x, out, g), DI_EUSAGE, "problem jpeg has no derivative");
+    REFUSED(di_problem_jpeg(ctx, 32, 40, 5, &p), DI_EUSAGE, "multiples of 16");
+    REFUSED(di_problem_jpeg(ctx, 32, 32, 0, &p), DI_EUSAGE, "quality=0 must be 1..100");
+    REFUSED(di_problem_jpeg(ctx, 32, 32, 101, &p), DI_EUSAGE, "quality=101");
     CHECK(p == NULL);
 }
 
@@ -580,7 +560,7 @@ static void test_tilt(void)
     for (int i = 0; i < H * W; i++)
         EQUAL(out[i], 0);
     t[W + 2] = NAN;
-    refused(di_problem_turbulence(ctx, 1, H, W, 1, 1, &one, t, &p), DI_EINPUT,
+    REFUSED(di_problem_turbulence(ctx, 1, H, W, 1, 1, &one, t, &p), DI_EINPUT,
             "tilt holds NaN or infinity at row 1, column 2");
 }
 
@@ -967,22 +947,22 @@ static void test_refusals(void)
     in_case("kernels refused");
     kernel(8, 8, 0);
     memcpy(k, kernel_of, 64 * sizeof *k);
-    refused(di_problem_blur(ctx, 1, 7, 9, 8, 8, k, DI_BORDER_ZERO, &p), DI_EINPUT,
+    REFUSED(di_problem_blur(ctx, 1, 7, 9, 8, 8, k, DI_BORDER_ZERO, &p), DI_EINPUT,
             "kernel of 8x8 does not fit the image of 7x9");
     CHECK(p == NULL);
-    refused(di_problem_blur(ctx, 1, 9, 9, 0, 8, k, DI_BORDER_ZERO, &p), DI_EINPUT, "0x8");
+    REFUSED(di_problem_blur(ctx, 1, 9, 9, 0, 8, k, DI_BORDER_ZERO, &p), DI_EINPUT, "0x8");
     k[11] = NAN;
-    refused(di_problem_blind(ctx, 1, 9, 9, 8, 8, k, &p), DI_EINPUT,
+    REFUSED(di_problem_blind(ctx, 1, 9, 9, 8, 8, k, &p), DI_EINPUT,
             "NaN or infinity at row 1, column 3");
     k[11] = (di_real)-0.5;
-    refused(di_problem_blind(ctx, 1, 9, 9, 8, 8, k, &p), DI_EINPUT,
+    REFUSED(di_problem_blind(ctx, 1, 9, 9, 8, 8, k, &p), DI_EINPUT,
             "-0.5 at row 1, column 3; a blur kernel is not negative");
-    refused(di_problem_nlblur(ctx, 1, 9, 9, 8, 8, k, &p), DI_EINPUT, "not negative");
+    REFUSED(di_problem_nlblur(ctx, 1, 9, 9, 8, 8, k, &p), DI_EINPUT, "not negative");
     EQUAL(di_problem_blur(ctx, 1, 9, 9, 8, 8, k, DI_BORDER_ZERO, &p), DI_OK);
     memset(k, 0, sizeof k);
-    refused(di_problem_nlblur(ctx, 1, 9, 9, 8, 8, k, &p), DI_EINPUT, "all zero");
+    REFUSED(di_problem_nlblur(ctx, 1, 9, 9, 8, 8, k, &p), DI_EINPUT, "all zero");
     CHECK(p == NULL);
-    refused(di_problem_colorize(ctx, 0, 9, &p), DI_EUSAGE, "impossible");
+    REFUSED(di_problem_colorize(ctx, 0, 9, &p), DI_EUSAGE, "impossible");
 }
 
 int main(int argc, char **argv)

@@ -7,13 +7,6 @@
 enum { H = 128, W = 256, N = 3 * H * W, LATENT = 8 * BLUR_BASE * 2 };
 static di_ctx *ctx;
 
-static void refused(di_status got, di_status want, const char *words)
-{
-    EQUAL(got, want);
-    SAYS(di_error(ctx), words);
-    di_clear(ctx);
-}
-
 static di_status open_blur(const char *meta, int cut, di_bkse **net)
 {
     bytes f = make_blur(meta, cut);
@@ -112,8 +105,8 @@ static void test_memory(di_bkse *net)
     EQUAL(di_bkse_bytes(net, H, W, 0), plain_bytes);
     EQUAL(di_bkse_weights(net), 1418899);
     CHECK(di_bkse_weight_bytes(net) > 1418899 * sizeof(di_real));
-    refused(di_bkse_bytes(net, 64, 128, 0) ? DI_OK : DI_EUSAGE, DI_EUSAGE, "multiples of 128");
-    refused(di_bkse_bytes(net, 128, 200, 0) ? DI_OK : DI_EUSAGE, DI_EUSAGE, "128x200");
+    REFUSED(di_bkse_bytes(net, 64, 128, 0) ? DI_OK : DI_EUSAGE, DI_EUSAGE, "multiples of 128");
+    REFUSED(di_bkse_bytes(net, 128, 200, 0) ? DI_OK : DI_EUSAGE, DI_EUSAGE, "128x200");
 }
 
 static void test_refused(di_bkse *net)
@@ -124,29 +117,29 @@ static void test_refused(di_bkse *net)
     di_real wrong = latent[5];
     in_case("nblur, refused");
     latent[5] = NAN;
-    refused(di_problem_nblur(ctx, net, H, W, latent, &p), DI_EINPUT, "latent holds NaN");
+    REFUSED(di_problem_nblur(ctx, net, H, W, latent, &p), DI_EINPUT, "latent holds NaN");
     latent[5] = wrong;
-    refused(di_problem_nblur(ctx, net, 96, W, latent, &p), DI_EUSAGE, "image size 96x256");
-    refused(open_blur(BLUR_META, 1, &b), DI_EINPUT, "missing back.out.b (3)");
-    refused(open_blur("format.kind=bkse\nnet.back=2\nnet.base=16\nnet.front=2\nnet.in=3\n", 0,
+    REFUSED(di_problem_nblur(ctx, net, 96, W, latent, &p), DI_EUSAGE, "image size 96x256");
+    REFUSED(open_blur(BLUR_META, 1, &b), DI_EINPUT, "missing back.out.b (3)");
+    REFUSED(open_blur("format.kind=bkse\nnet.back=2\nnet.base=16\nnet.front=2\nnet.in=3\n", 0,
                       &b), DI_EINPUT, "missing front.res.1.c1.w (16x16x3x3)");
-    refused(open_blur("format.kind=bkse\nnet.back=1\nnet.base=16\nnet.front=1\nnet.in=3\n", 0,
+    REFUSED(open_blur("format.kind=bkse\nnet.back=1\nnet.base=16\nnet.front=1\nnet.in=3\n", 0,
                       &b), DI_EINPUT, "unexpected back.res.1.c1.b");
-    refused(open_blur("format.kind=bkse\nnet.back=2\nnet.base=20\nnet.front=1\nnet.in=3\n", 0,
+    REFUSED(open_blur("format.kind=bkse\nnet.back=2\nnet.base=20\nnet.front=1\nnet.in=3\n", 0,
                       &b), DI_EINPUT, "multiple of 16");
-    refused(open_blur(BLUR_META "net.odd=1\n", 0, &b), DI_EINPUT, "metadata key 'net.odd'");
-    refused(open_blur("format.kind=bkse\nnet.base=16\nnet.front=1\nnet.in=3\n", 0, &b),
+    REFUSED(open_blur(BLUR_META "net.odd=1\n", 0, &b), DI_EINPUT, "metadata key 'net.odd'");
+    REFUSED(open_blur("format.kind=bkse\nnet.base=16\nnet.front=1\nnet.in=3\n", 0, &b),
             DI_EINPUT, "lacks 'net.back'");
-    refused(open_blur("format.kind=blur\n", 0, &b), DI_EINPUT, "one of unet2d|bkse");
-    refused(open_blur("format.kind=unet2d\n", 0, &b), DI_EINPUT, "a network that denoises");
+    REFUSED(open_blur("format.kind=blur\n", 0, &b), DI_EINPUT, "one of unet2d|bkse");
+    REFUSED(open_blur("format.kind=unet2d\n", 0, &b), DI_EINPUT, "a network that denoises");
     CHECK(b == NULL);
     bytes f = make_blur(BLUR_META, 0);
-    refused(di_net_open(ctx, read_bytes, f.p, f.size, 0, &d), DI_EINPUT,
+    REFUSED(di_net_open(ctx, read_bytes, f.p, f.size, 0, &d), DI_EINPUT,
             "blurs (problem nblur, net=)");
     f.p[f.size - 70] ^= 1;
-    refused(di_bkse_open(ctx, read_bytes, f.p, f.size, 0, &b), DI_EINPUT, "damaged");
+    REFUSED(di_bkse_open(ctx, read_bytes, f.p, f.size, 0, &b), DI_EINPUT, "damaged");
     EQUAL(di_bkse_open(ctx, read_bytes, f.p, f.size, DI_NET_HEAD, &b), DI_OK);
-    refused(di_bkse_run(b, H, W, latent, x, y, NULL, NULL), DI_EUSAGE, "head-only");
+    REFUSED(di_bkse_run(b, H, W, latent, x, y, NULL, NULL), DI_EUSAGE, "head-only");
     di_bkse_close(b);
     free(f.p);
 }

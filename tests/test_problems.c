@@ -7,16 +7,6 @@
 enum { MOST = 3 * 64 * 64 };
 static di_ctx *ctx;
 
-static size_t size3(const int *s) { return (size_t)s[0] * s[1] * s[2]; }
-
-/* The error's words, and a fresh start. */
-static void refused(di_status got, di_status want, const char *words)
-{
-    EQUAL(got, want);
-    SAYS(di_error(ctx), words);
-    di_clear(ctx);
-}
-
 /* A 0/1 mask by formula that misses about a third, never the first pixel. */
 static void make_mask(di_real *m, int n)
 {
@@ -181,19 +171,19 @@ static void test_masks(void)
     CHECK(same(y, again, 2 * H * W));
     di_apply(p, 1, y, again);
     CHECK(same(y, again, 2 * H * W));
-    refused(di_problem_inpaint(ctx, 2, H, W, m, &p), DI_EINPUT, "keeps no pixel at all");
+    REFUSED(di_problem_inpaint(ctx, 2, H, W, m, &p), DI_EINPUT, "keeps no pixel at all");
     CHECK(p == NULL);
     m[1] = 1;
     m[W + 2] = (di_real)0.5;
-    refused(di_problem_inpaint(ctx, 2, H, W, m, &p), DI_EINPUT, "holds 0.5 at row 1, column 2");
+    REFUSED(di_problem_inpaint(ctx, 2, H, W, m, &p), DI_EINPUT, "holds 0.5 at row 1, column 2");
     m[W + 2] = NAN;
-    refused(di_problem_inpaint(ctx, 2, H, W, m, &p), DI_EINPUT, "nan at row 1, column 2");
+    REFUSED(di_problem_inpaint(ctx, 2, H, W, m, &p), DI_EINPUT, "nan at row 1, column 2");
     in_case("denoise");
     EQUAL(di_problem_denoise(ctx, 2, H, W, &p), DI_OK);
     di_apply(p, 1, x, y);
     CHECK(same(x, y, 2 * H * W));
-    refused(di_problem_denoise(ctx, 0, H, W, &p), DI_EUSAGE, "image shape 0x5x7 is impossible");
-    refused(di_problem_denoise(ctx, 1, 70000, W, &p), DI_EUSAGE, "impossible");
+    REFUSED(di_problem_denoise(ctx, 0, H, W, &p), DI_EUSAGE, "image shape 0x5x7 is impossible");
+    REFUSED(di_problem_denoise(ctx, 1, 70000, W, &p), DI_EUSAGE, "impossible");
 }
 
 /* ---- Super-resolution -------------------------------------------------------------------- */
@@ -211,18 +201,7 @@ static void test_bicubic(void)
         int n = S / s;
         in_case("bicubic, factor %d", s);
         EQUAL(di_problem_sr(ctx, 1, S, S, s, DI_SR_BICUBIC, &p), DI_OK);
-        for (int i = 0; i < S * S; i++)
-            x[i] = (di_real)0.7;
-        di_apply(p, 1, x, y);
-        for (int i = 0; i < n * n; i++)
-            NEAR(y[i], 0.7, BOUND(5e-7, 1e-14));
-        for (int i = 0; i < S * S; i++)
-            x[i] = (di_real)(i / S + 2 * (i % S)) / 64;
-        di_apply(p, 1, x, y);
-        for (int i = 2; i < n - 2; i++)
-            for (int j = 2; j < n - 2; j++)
-                NEAR(y[i * n + j], (3 * (s - 1) / 2.0 + s * i + 2 * s * j) / 64,
-                     BOUND(1e-6, 1e-13));
+        check_bicubic(p, s, x, y);
         for (int i = 0; i < n; i++) { /* row i: A^T of its impulse, summed over columns */
             double sum = 0, row[S] = { 0 };
             memset(y, 0, sizeof y);
@@ -288,7 +267,7 @@ static void test_sr_refusals(void)
     di_problem *p;
     for (int i = 0; i < 7; i++) {
         in_case("sr factor %d of %dx%d", bad[i][2], bad[i][0], bad[i][1]);
-        refused(di_problem_sr(ctx, 1, bad[i][0], bad[i][1], bad[i][2], DI_SR_BICUBIC, &p),
+        REFUSED(di_problem_sr(ctx, 1, bad[i][0], bad[i][1], bad[i][2], DI_SR_BICUBIC, &p),
                 DI_EUSAGE, "must be 2..64 and divide the image size");
         CHECK(p == NULL);
     }
@@ -348,12 +327,12 @@ static void test_gblur(void)
     for (int i = 0; i < 9; i++)
         NEAR(y[i], x[i], BOUND(2e-7, 1e-15));
     in_case("gblur refusals");
-    refused(di_problem_gblur(ctx, 1, S, S, 60, 3, &p), DI_EUSAGE, "size=60 must be odd");
+    REFUSED(di_problem_gblur(ctx, 1, S, S, 60, 3, &p), DI_EUSAGE, "size=60 must be odd");
     CHECK(p == NULL);
-    refused(di_problem_gblur(ctx, 1, S, S, -1, 3, &p), DI_EUSAGE, "size=-1");
-    refused(di_problem_gblur(ctx, 1, S, S, 9, 0, &p), DI_EUSAGE, "std=0 positive");
-    refused(di_problem_gblur(ctx, 1, S, S, 9, NAN, &p), DI_EUSAGE, "positive");
-    refused(di_problem_gblur(ctx, 1, 40, 30, 61, 3, &p), DI_EUSAGE, "largest size here is 59");
+    REFUSED(di_problem_gblur(ctx, 1, S, S, -1, 3, &p), DI_EUSAGE, "size=-1");
+    REFUSED(di_problem_gblur(ctx, 1, S, S, 9, 0, &p), DI_EUSAGE, "std=0 positive");
+    REFUSED(di_problem_gblur(ctx, 1, S, S, 9, NAN, &p), DI_EUSAGE, "positive");
+    REFUSED(di_problem_gblur(ctx, 1, 40, 30, 61, 3, &p), DI_EUSAGE, "largest size here is 59");
     EQUAL(di_problem_gblur(ctx, 1, 40, 30, 59, 3, &p), DI_OK);
 }
 
@@ -502,16 +481,16 @@ static void test_matrix_refusals(void)
     di_real a[6] = { 1, 2, 3, 4, 5, 6 };
     di_problem *p;
     in_case("matrix refusals");
-    refused(di_problem_matrix(ctx, 1, 1, 3, 0, a, &p), DI_EUSAGE, "matrix: 0 rows");
+    REFUSED(di_problem_matrix(ctx, 1, 1, 3, 0, a, &p), DI_EUSAGE, "matrix: 0 rows");
     CHECK(p == NULL);
-    refused(di_problem_matrix(ctx, 1, 1, 3, -2, a, &p), DI_EUSAGE, "matrix: -2 rows");
-    refused(di_problem_matrix(ctx, 1, 1, 3, 2049, a, &p), DI_EUSAGE, "at most 2048");
-    refused(di_problem_matrix(ctx, 3, 64, 64, 1, a, &p), DI_EUSAGE, "12288 columns");
-    refused(di_problem_matrix(ctx, 0, 1, 3, 2, a, &p), DI_EUSAGE, "impossible");
+    REFUSED(di_problem_matrix(ctx, 1, 1, 3, -2, a, &p), DI_EUSAGE, "matrix: -2 rows");
+    REFUSED(di_problem_matrix(ctx, 1, 1, 3, 2049, a, &p), DI_EUSAGE, "at most 2048");
+    REFUSED(di_problem_matrix(ctx, 3, 64, 64, 1, a, &p), DI_EUSAGE, "12288 columns");
+    REFUSED(di_problem_matrix(ctx, 0, 1, 3, 2, a, &p), DI_EUSAGE, "impossible");
     a[4] = NAN;
-    refused(di_problem_matrix(ctx, 1, 1, 3, 2, a, &p), DI_EINPUT, "in row 1, column 1 is NaN");
+    REFUSED(di_problem_matrix(ctx, 1, 1, 3, 2, a, &p), DI_EINPUT, "in row 1, column 1 is NaN");
     a[4] = -HUGE_VAL;
-    refused(di_problem_matrix(ctx, 1, 1, 3, 2, a, &p), DI_EINPUT, "in row 1, column 1 is NaN");
+    REFUSED(di_problem_matrix(ctx, 1, 1, 3, 2, a, &p), DI_EINPUT, "in row 1, column 1 is NaN");
     CHECK(p == NULL);
 }
 
@@ -532,10 +511,10 @@ static void test_custom(void)
     EQUAL(di_apply(&p, 1, x, work), DI_OK);
     EQUAL(work[2], 9);
     NEAR(di_residual(&p, x, y, work), sqrt((16 + 81) / 3.0), BOUND(1e-6, 1e-14));
-    refused(di_apply_pinv(&p, 1, x, y), DI_EUSAGE, "problem square has no pseudo-inverse");
-    refused(di_svd_values(&p, x), DI_EUSAGE, "problem square has no SVD");
-    refused(di_svd_vt(&p, x, y), DI_EUSAGE, "no SVD");
-    refused(di_svd_v(&p, x, y), DI_EUSAGE, "no SVD");
+    REFUSED(di_apply_pinv(&p, 1, x, y), DI_EUSAGE, "problem square has no pseudo-inverse");
+    REFUSED(di_svd_values(&p, x), DI_EUSAGE, "problem square has no SVD");
+    REFUSED(di_svd_vt(&p, x, y), DI_EUSAGE, "no SVD");
+    REFUSED(di_svd_v(&p, x, y), DI_EUSAGE, "no SVD");
 }
 
 static void test_metrics(void)
@@ -776,30 +755,30 @@ static void test_gauss_edges(void)
     NEAR(eps[0], sqrt(1 - abar) / (abar * 1 + 1 - abar), BOUND(1e-7, 1e-13));
     in_case("gauss prior, refusals");
     cov[1] = (di_real)0.5;
-    refused(di_prior_gauss(ctx, 1, 1, 2, mean, cov, 1, &p), DI_EINPUT, "not symmetric");
+    REFUSED(di_prior_gauss(ctx, 1, 1, 2, mean, cov, 1, &p), DI_EINPUT, "not symmetric");
     CHECK(p == NULL);
     cov[1] = -1;
-    refused(di_prior_gauss(ctx, 1, 1, 2, mean, cov, 0, &p), DI_EINPUT, "negative or NaN");
+    REFUSED(di_prior_gauss(ctx, 1, 1, 2, mean, cov, 0, &p), DI_EINPUT, "negative or NaN");
     cov[1] = NAN;
-    refused(di_prior_gauss(ctx, 1, 1, 2, mean, cov, 0, &p), DI_EINPUT, "negative or NaN");
+    REFUSED(di_prior_gauss(ctx, 1, 1, 2, mean, cov, 0, &p), DI_EINPUT, "negative or NaN");
     cov[1] = cov[2] = 2; /* eigenvalues 3 and -1 */
-    refused(di_prior_gauss(ctx, 1, 1, 2, mean, cov, 1, &p), DI_EINPUT, "negative eigenvalue");
+    REFUSED(di_prior_gauss(ctx, 1, 1, 2, mean, cov, 1, &p), DI_EINPUT, "negative eigenvalue");
     CHECK(p == NULL);
     cov[0] = cov[3] = 0; /* 2 and -2: one singular value twice */
-    refused(di_prior_gauss(ctx, 1, 1, 2, mean, cov, 1, &p), DI_EINPUT, "negative eigenvalue");
+    REFUSED(di_prior_gauss(ctx, 1, 1, 2, mean, cov, 1, &p), DI_EINPUT, "negative eigenvalue");
     cov[0] = cov[1] = cov[2] = cov[3] = 1; /* of rank one: fine */
     EQUAL(di_prior_gauss(ctx, 1, 1, 2, mean, cov, 1, &p), DI_OK);
     cov[3] = NAN;
-    refused(di_prior_gauss(ctx, 1, 1, 2, mean, cov, 1, &p), DI_EINPUT, "holds NaN or Inf");
+    REFUSED(di_prior_gauss(ctx, 1, 1, 2, mean, cov, 1, &p), DI_EINPUT, "holds NaN or Inf");
     cov[3] = HUGE_VAL;
-    refused(di_prior_gauss(ctx, 1, 1, 2, mean, cov, 1, &p), DI_EINPUT, "holds NaN or Inf");
+    REFUSED(di_prior_gauss(ctx, 1, 1, 2, mean, cov, 1, &p), DI_EINPUT, "holds NaN or Inf");
     cov[1] = HUGE_VAL;
-    refused(di_prior_gauss(ctx, 1, 1, 2, mean, cov, 0, &p), DI_EINPUT, "infinite");
+    REFUSED(di_prior_gauss(ctx, 1, 1, 2, mean, cov, 0, &p), DI_EINPUT, "infinite");
     cov[1] = 1;
     mean[1] = NAN;
-    refused(di_prior_gauss(ctx, 1, 1, 2, mean, cov, 0, &p), DI_EINPUT, "a mean is NaN");
+    REFUSED(di_prior_gauss(ctx, 1, 1, 2, mean, cov, 0, &p), DI_EINPUT, "a mean is NaN");
     mean[1] = 0;
-    refused(di_prior_gauss(ctx, 1, 0, 2, mean, cov, 0, &p), DI_EUSAGE, "1x0x2 is impossible");
+    REFUSED(di_prior_gauss(ctx, 1, 0, 2, mean, cov, 0, &p), DI_EUSAGE, "1x0x2 is impossible");
     CHECK(p == NULL);
 }
 
@@ -853,7 +832,7 @@ static void test_slots(di_prior *p, const char *name)
     di_real x[3][N * D3], eps[3][N * D3], again[N * D3], g[N * D3], gx[3][N * D3];
     in_case("%s prior, slots", name);
     fill(g, N * D3, 31);
-    refused(p->vjp(p, 1, g, gx[0]), DI_EUSAGE, "must follow an eval with its keep");
+    REFUSED(p->vjp(p, 1, g, gx[0]), DI_EUSAGE, "must follow an eval with its keep");
     EQUAL(p->bytes(p, N, 0), 0);
     size_t before = di_bytes(ctx), one = di_bytes(ctx);
     for (int k = 0; k < 3; k++)
@@ -885,11 +864,11 @@ static void test_slots(di_prior *p, const char *name)
     EQUAL(p->eval(p, N, t[0], x[0], again, NULL, DI_MAX_KEEP), DI_OK);
     EQUAL(p->vjp(p, DI_MAX_KEEP, g, again), DI_OK);
     CHECK(same(again, gx[0], N * D3));
-    refused(p->vjp(p, 5, g, again), DI_EUSAGE, "must follow an eval with its keep");
-    refused(p->vjp(p, 0, g, again), DI_EUSAGE, "must follow an eval with its keep");
-    refused(p->vjp(p, DI_MAX_KEEP + 1, g, again), DI_EUSAGE, "must follow");
-    refused(p->eval(p, 1, t[0], x[0], again, NULL, DI_MAX_KEEP + 1), DI_EUSAGE, "at most 16");
-    refused(p->eval(p, 1, t[0], x[0], again, NULL, -1), DI_EUSAGE, "at most 16");
+    REFUSED(p->vjp(p, 5, g, again), DI_EUSAGE, "must follow an eval with its keep");
+    REFUSED(p->vjp(p, 0, g, again), DI_EUSAGE, "must follow an eval with its keep");
+    REFUSED(p->vjp(p, DI_MAX_KEEP + 1, g, again), DI_EUSAGE, "must follow");
+    REFUSED(p->eval(p, 1, t[0], x[0], again, NULL, DI_MAX_KEEP + 1), DI_EUSAGE, "at most 16");
+    REFUSED(p->eval(p, 1, t[0], x[0], again, NULL, -1), DI_EUSAGE, "at most 16");
 }
 
 /* The prior's abar is di_prior_abar's, bit for bit: images at t and at the whole index with
@@ -1197,24 +1176,24 @@ static void test_mixture_refusals(void)
     di_real w[2] = { 1, 1 }, m[4] = { 0, 0, 1, 1 }, v[4] = { 1, 1, 1, 1 };
     di_prior *p;
     in_case("mixture refusals");
-    refused(di_prior_mixture(ctx, 1, 1, 2, 0, w, m, v, 1, &p), DI_EINPUT, "0 components");
+    REFUSED(di_prior_mixture(ctx, 1, 1, 2, 0, w, m, v, 1, &p), DI_EINPUT, "0 components");
     CHECK(p == NULL);
-    refused(di_prior_mixture(ctx, 1, 1, 2, -3, w, m, v, 1, &p), DI_EINPUT, "-3 components");
-    refused(di_prior_mixture(ctx, 1, -1, 2, 2, w, m, v, 1, &p), DI_EUSAGE, "impossible");
+    REFUSED(di_prior_mixture(ctx, 1, 1, 2, -3, w, m, v, 1, &p), DI_EINPUT, "-3 components");
+    REFUSED(di_prior_mixture(ctx, 1, -1, 2, 2, w, m, v, 1, &p), DI_EUSAGE, "impossible");
     for (int i = 0; i < 5; i++) {
         w[1] = (di_real)bad[i];
-        refused(di_prior_mixture(ctx, 1, 1, 2, 2, w, m, v, 1, &p), DI_EINPUT,
+        REFUSED(di_prior_mixture(ctx, 1, 1, 2, 2, w, m, v, 1, &p), DI_EINPUT,
                 "component 1 has the weight");
         w[1] = 1;
         if (i < 3) {
             m[2] = (di_real)bad[i];
-            refused(di_prior_mixture(ctx, 1, 1, 2, 2, w, m, v, 1, &p), DI_EINPUT,
+            REFUSED(di_prior_mixture(ctx, 1, 1, 2, 2, w, m, v, 1, &p), DI_EINPUT,
                     "the mean of component 1 holds NaN or Inf");
             m[2] = 0;
         }
         if (i < 4) {
             v[3] = (di_real)bad[i];
-            refused(di_prior_mixture(ctx, 1, 1, 2, 2, w, m, v, 1, &p), DI_EINPUT,
+            REFUSED(di_prior_mixture(ctx, 1, 1, 2, 2, w, m, v, 1, &p), DI_EINPUT,
                     "component 1 has the variance");
             EQUAL(di_prior_mixture(ctx, 1, 1, 2, 2, w, m, v, 0, &p), DI_OK); /* reads two */
             v[3] = 1;

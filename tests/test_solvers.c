@@ -198,9 +198,9 @@ static void test_respacing(void)
     }
     in_case("respacing refusals");
     j.settings = "steps=999 spacing=ddim";
-    refused(solve(&j, x), DI_EUSAGE, "no whole stride over 1000 steps keeps 999");
+    REFUSED(solve(&j, x), DI_EUSAGE, "no whole stride over 1000 steps keeps 999");
     j.settings = "steps=1001";
-    refused(solve(&j, x), DI_EUSAGE, "steps=1001, but the prior has only 1000");
+    REFUSED(solve(&j, x), DI_EUSAGE, "steps=1001, but the prior has only 1000");
 }
 
 /* ---- P2: DDIM on N(0, I) is a rotation --------------------------------------------------- */
@@ -319,7 +319,7 @@ static void test_ddpm_law(void)
     CHECK(same(x, fixed, 21));
     di_real one[1];
     job learned = { .solver = "ddpm", .settings = "var=learned_range", .prior = j.prior };
-    refused(solve(&learned, one), DI_EUSAGE, "this prior has no variance head");
+    REFUSED(solve(&learned, one), DI_EUSAGE, "this prior has no variance head");
 }
 
 /* ---- P5: the DPS gradient in two dimensions, and on a curved denoiser -------------------- */
@@ -854,7 +854,7 @@ static int check_short_noise(job j, size_t count, int steps)
         return 0;
     snprintf(words, sizeof words, "%s: the noise file ran out after %d values, at step %d of ",
              j.solver, (int)count, trace.n + 1);
-    refused(s, DI_EUSAGE, words);
+    REFUSED(s, DI_EUSAGE, words);
     EQUAL(j.used, count);
     CHECK(trace.n < steps);
     if (trace.n)
@@ -893,7 +893,7 @@ static void test_noise(void)
         }
         j.count = NORMALS;
         j.n = 2;
-        refused(solve(&j, full), DI_EUSAGE, "one sample at a time");
+        REFUSED(solve(&j, full), DI_EUSAGE, "one sample at a time");
     }
 }
 
@@ -1007,7 +1007,7 @@ static void test_failures(void)
             trace_begin(SMALL, at);
             snprintf(words, sizeof words, "%s: stopped at step %d of %d", q->solver, at,
                      q->steps);
-            refused(solve(&j, x), DI_EINTERRUPTED, words);
+            REFUSED(solve(&j, x), DI_EINTERRUPTED, words);
             EQUAL(s->calls, calls_by[at]);
             CHECK(same(x, trace.x0, SMALL));
         }
@@ -1023,17 +1023,17 @@ static void test_arguments(void)
         di_run *run;
         in_case("%s, arguments of a run", j.solver);
         EQUAL(di_run_open(ctx, di_solver_find(j.solver), prior, j.problem, &run), DI_OK);
-        refused(di_run_go(run, j.y, 0, 0, 0, x), DI_EUSAGE, "0 samples asked for");
+        REFUSED(di_run_go(run, j.y, 0, 0, 0, x), DI_EUSAGE, "0 samples asked for");
         di_run_close(run);
         if (!j.problem)
             continue;
         j.y = y;
         y[1] = NAN;
-        refused(solve(&j, x), DI_EINPUT, "the measurement holds NaN or Inf");
+        REFUSED(solve(&j, x), DI_EINPUT, "the measurement holds NaN or Inf");
         y[1] = (di_real)HUGE_VAL;
-        refused(solve(&j, x), DI_EINPUT, "the measurement holds NaN or Inf");
+        REFUSED(solve(&j, x), DI_EINPUT, "the measurement holds NaN or Inf");
         j.prior = large;
-        refused(solve(&j, x), DI_EUSAGE,
+        REFUSED(solve(&j, x), DI_EUSAGE,
                 "the prior makes 1x8x8 images, the problem takes 1x4x4");
     }
 }
@@ -1052,7 +1052,7 @@ static void check_divergence(job j, const char *settings, int least)
     di_status s = solve(&j, x);
     snprintf(words, sizeof words, " at step %d of 400", trace.n + 1);
     SAYS(di_error(ctx), j.solver);
-    refused(s, DI_ENUMERIC, words);
+    REFUSED(s, DI_ENUMERIC, words);
     CHECK(trace.n >= least && trace.n < 400);
     CHECK(di_finite(x, SMALL));
     if (trace.n)
@@ -1338,7 +1338,7 @@ static void check_alien(job j, bytes *state, const char *what)
     j.state = state;
     j.report = record;
     trace_begin(SMALL, 0);
-    refused(solve(&j, x), DI_EUSAGE, "the saved state is of another run");
+    REFUSED(solve(&j, x), DI_EUSAGE, "the saved state is of another run");
     EQUAL(trace.n, 0);
 }
 
@@ -1415,21 +1415,21 @@ static void test_damaged_states(void)
         in_case("a state cut to %d bytes of %d", (int)n, (int)state.n);
         bad = state;
         bad.n = n;
-        refused(di_run_load(run, state_read, &bad, n), DI_EINPUT, "the saved state is ");
+        REFUSED(di_run_load(run, state_read, &bad, n), DI_EINPUT, "the saved state is ");
         EQUAL(di_bytes(ctx), held);
     }
     in_case("a state that is shorter than said");
-    refused(di_run_load(run, state_read, &state, state.n + 1), DI_EINPUT, "can't be read");
-    refused(di_run_load(run, state_read, &state, (uint64_t)-1), DI_EINPUT, "the saved state");
+    REFUSED(di_run_load(run, state_read, &state, state.n + 1), DI_EINPUT, "can't be read");
+    REFUSED(di_run_load(run, state_read, &state, (uint64_t)-1), DI_EINPUT, "the saved state");
     bad = state;
     bad.n++;
     in_case("a state with a byte more");
-    refused(di_run_load(run, state_read, &bad, bad.n), DI_EINPUT, "the saved state is damaged");
+    REFUSED(di_run_load(run, state_read, &bad, bad.n), DI_EINPUT, "the saved state is damaged");
     for (size_t i = 0; i < state.n; i++) {
         in_case("a state with byte %d of %d flipped", (int)i, (int)state.n);
         bad = state;
         bad.v[i] ^= (unsigned char)(1u << i % 8);
-        refused(di_run_load(run, state_read, &bad, bad.n), DI_EINPUT,
+        REFUSED(di_run_load(run, state_read, &bad, bad.n), DI_EINPUT,
                 "the saved state is damaged");
         EQUAL(di_bytes(ctx), held);
     }
@@ -1507,7 +1507,7 @@ static int never_written(void *user, const void *src, size_t n)
 static int save_nowhere(void *user, const di_step *s)
 {
     (void)user;
-    refused(di_run_save(running, never_written, NULL), DI_EOUTPUT, "could not be written");
+    REFUSED(di_run_save(running, never_written, NULL), DI_EOUTPUT, "could not be written");
     return s->step == s->steps;
 }
 
@@ -1519,10 +1519,10 @@ static void test_save_refused(void)
     di_run *run;
     in_case("a state that cannot be written");
     j.report = save_nowhere;
-    refused(solve(&j, x), DI_EINTERRUPTED, "stopped at step 5 of 5");
+    REFUSED(solve(&j, x), DI_EINTERRUPTED, "stopped at step 5 of 5");
     in_case("a state outside the report");
     EQUAL(di_run_open(ctx, di_solver_find(j.solver), j.prior, j.problem, &run), DI_OK);
-    refused(di_run_save(run, state_write, &state), DI_EUSAGE, "from within its report");
+    REFUSED(di_run_save(run, state_write, &state), DI_EUSAGE, "from within its report");
     di_run_close(run);
 }
 
@@ -1586,7 +1586,7 @@ static void test_needs(void)
                          & DI_NEEDS_PINV ? "a pseudo-inverse" : "a derivative");
             would_do(have, others, sizeof others);
             SAYS(di_error(ctx), words);
-            refused(got, DI_EUSAGE, others);
+            REFUSED(got, DI_EUSAGE, others);
             CHECK(run == NULL);
         }
 }
@@ -1602,7 +1602,7 @@ static void test_needs_at_all(void)
     job j = { .solver = "ddnm", .settings = "steps=3", .prior = prior, .problem = &own,
               .y = y };
     in_case("ddnm on a problem without an SVD");
-    refused(solve(&j, x), DI_EUSAGE, "weight=one");
+    REFUSED(solve(&j, x), DI_EUSAGE, "weight=one");
     j.settings = "steps=3 weight=one";
     EQUAL(solve(&j, x), DI_OK);
     for (int k = 0; di_solver_at(k); k++) {
@@ -1613,7 +1613,7 @@ static void test_needs_at_all(void)
         if (s->needs & DI_NEEDS_PROBLEM) {
             snprintf(words, sizeof words, "solver %s needs a problem to solve (-p); to sample "
                      "the prior alone use ddpm", s->name);
-            refused(got, DI_EUSAGE, words);
+            REFUSED(got, DI_EUSAGE, words);
         } else {
             EQUAL(got, DI_OK);
             di_run_close(run);
@@ -1651,7 +1651,7 @@ static void check_choice(di_run *run, const di_solver *s, const di_param *p)
         di_status got = di_run_set(run, p->key, bad[i]);
         SAYS(di_error(ctx), s->name);
         SAYS(di_error(ctx), p->key);
-        refused(got, DI_EUSAGE, words);
+        REFUSED(got, DI_EUSAGE, words);
         CHECK(strcmp(di_run_get(run, p->key), p->value) == 0); /* nothing has changed */
     }
 }
@@ -1736,7 +1736,7 @@ static void test_settings(void)
         char before[40] = "";
         const char *value = di_run_get(run, bad[i][1]);
         snprintf(before, sizeof before, "%s", value ? value : "(none)");
-        refused(di_run_set(run, bad[i][1], bad[i][2]), DI_EUSAGE, bad[i][3]);
+        REFUSED(di_run_set(run, bad[i][1], bad[i][2]), DI_EUSAGE, bad[i][3]);
         value = di_run_get(run, bad[i][1]);
         CHECK(strcmp(before, value ? value : "(none)") == 0); /* a refusal changes nothing */
         di_run_close(run);
@@ -1777,9 +1777,9 @@ static void test_combinations(void)
         kind q = { .solver = bad[i][0], .settings = bad[i][1] };
         job j = small(&q, prior);
         in_case("%s %s", q.solver, q.settings);
-        refused(solve(&j, x), DI_EUSAGE, bad[i][2]);
+        REFUSED(solve(&j, x), DI_EUSAGE, bad[i][2]);
         size_t held = di_bytes(ctx); /* the prior's own memory among it */
-        refused(solve(&j, x), DI_EUSAGE, bad[i][2]);
+        REFUSED(solve(&j, x), DI_EUSAGE, bad[i][2]);
         EQUAL(di_bytes(ctx), held);
     }
 }
