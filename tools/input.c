@@ -453,6 +453,7 @@ int input_truth(cmd *c, const char *path, const weights *w, const char *how, int
                 io_array *a)
 {
     char err[400];
+    memset(a, 0, sizeof *a); /* freed by callers even when nothing is read */
     if (check_fit(c, how))
         return DI_EUSAGE;
     int code = w ? read_pictures(c, path, w, a) : input_array(c, path, a);
